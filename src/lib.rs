@@ -1,1 +1,4 @@
 //! placeholder
+pub mod kernel;
+pub mod model;
+pub mod store;
