@@ -1,4 +1,6 @@
 //! placeholder
+pub mod clock;
+pub mod daemon;
 pub mod kernel;
 pub mod model;
 pub mod store;

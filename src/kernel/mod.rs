@@ -10,6 +10,9 @@ use crate::model::host::{Host, RouteLookup};
 use crate::model::state::{EntryKey, FdbTarget, Observed, Operation, Route};
 use crate::model::{IfName, MacAddr};
 
+#[cfg(test)]
+pub(crate) mod fake;
+
 /// What somebody (perhaps we ourselves) changed in the kernel.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Change {

@@ -89,7 +89,7 @@ impl Entries {
         for key in keys {
             match *key {
                 EntryKey::Neighbor(ip) => {
-                    entries.neighbors.extend(self.neighbors.get(&ip).map(|mac| (ip, *mac)))
+                    entries.neighbors.extend(self.neighbors.get(&ip).map(|mac| (ip, *mac)));
                 }
                 EntryKey::Fdb(mac) => entries.fdb.extend(self.fdb.get(&mac).map(|target| (mac, *target))),
                 EntryKey::Routes(dst) => entries.routes.extend(self.routes_to(dst).copied()),

@@ -1,0 +1,3 @@
+//! placeholder
+pub mod acquire;
+pub mod data_plane;
