@@ -1,4 +1,5 @@
 //! placeholder
 pub mod kernel;
 pub mod model;
+pub mod options;
 pub mod store;
