@@ -1,6 +1,7 @@
 //! placeholder
 pub mod kernel;
 pub mod model;
+pub mod notify;
 pub mod options;
 pub mod store;
 pub mod subnet_env;
