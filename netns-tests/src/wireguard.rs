@@ -85,18 +85,14 @@ impl Member {
     fn start(&mut self, others: &[Self]) -> Result<()> {
         let mut command = Command::new("wireguard-go");
         command.args(["-f", "wg0"]).env("LOG_LEVEL", "error");
-        let process = Process::start(&self.node, "wireguard", &mut command)?;
+        let mut process = Process::start(&self.node, "wireguard", &mut command)?;
+        let key_file = self.node.folder().join("wg0.key");
+        // A killed predecessor's control socket may still be there, so only an answer counts.
         eventually(START, "wg0 of wireguard-go", || {
-            ensure!(
-                self.node.exists("/run/wireguard/wg0.sock"),
-                "no control socket; {}",
-                process.log_tail(5)
-            );
-            Ok(())
+            process.ensure_running()?;
+            self.node.run(&format!("wg set wg0 listen-port {PORT} private-key {}", key_file.display()))
         })?;
         self.process = Some(process);
-        let key_file = self.node.folder().join("wg0.key");
-        self.node.run(&format!("wg set wg0 listen-port {PORT} private-key {}", key_file.display()))?;
         for other in others {
             self.learn(other)?;
         }
