@@ -1,5 +1,7 @@
 //! Where the programs under test are, and building them once.
 
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
@@ -53,6 +55,23 @@ fn built() -> Result<&'static Path> {
         Ok(folder) => Ok(folder),
         Err(text) => bail!("{text}"),
     }
+}
+
+/// A program of the system: in `PATH`, in root's usual folders, or in a package that `cargo lab demo` unpacked.
+#[must_use]
+pub fn program(name: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let more = ["/usr/sbin".into(), "/sbin".into(), unpacked_packages().join("usr/bin")];
+    let candidates = std::env::split_paths(&path).chain(more).map(|folder| folder.join(name));
+    candidates.into_iter().find(|path| {
+        fs::metadata(path).is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0)
+    })
+}
+
+/// Where packages are unpacked that are better not installed.
+#[must_use]
+pub fn unpacked_packages() -> PathBuf {
+    target_folder().join("lab-packages")
 }
 
 /// Builds the daemon and the CNI plugin and returns the folder they are in.

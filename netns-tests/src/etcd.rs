@@ -8,6 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use nix::sys::signal::Signal;
 
+use crate::binaries;
 use crate::eventually::eventually;
 use crate::namespaces::Entry;
 use crate::node::Node;
@@ -76,7 +77,8 @@ impl Etcd {
             self.members.iter().map(|m| format!("{}=http://{}:2380", m.node.name(), m.address)).collect();
         let member = self.members.get_mut(member).context("no such etcd member")?;
         let address = member.address;
-        let mut command = Command::new("etcd");
+        let program = binaries::program("etcd").context("no etcd; `cargo lab demo` gets what is missing")?;
+        let mut command = Command::new(program);
         command
             .args(["--name", member.node.name(), "--data-dir", DATA])
             .arg(format!("--listen-client-urls=http://{address}:2379,http://127.0.0.1:2379"))

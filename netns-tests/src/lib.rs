@@ -12,6 +12,7 @@
 
 pub mod binaries;
 pub mod cni;
+pub mod command;
 pub mod etcd;
 pub mod eventually;
 pub mod flanneld;

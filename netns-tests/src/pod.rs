@@ -56,8 +56,13 @@ impl Pod {
     /// A plugin's error.
     pub fn remove(self) -> Result<()> {
         self.chain.del(&self.node, &self.attachment)?;
-        let name = self.attachment.netns.trim_start_matches("/run/netns/");
-        self.node.run(&format!("ip netns delete {name}")).map(drop)
+        self.node.run(&format!("ip netns delete {}", self.name())).map(drop)
+    }
+
+    /// Its name, which is also that of its namespace.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        self.attachment.netns.trim_start_matches("/run/netns/")
     }
 
     /// The address the chain gave it.
