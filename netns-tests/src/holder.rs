@@ -7,7 +7,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
-use std::os::unix::process::CommandExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -71,7 +71,9 @@ pub fn hold(args: &HoldArgs) -> Result<()> {
         .context("start the node's init process")?;
     say(&format!("pid {}", init.id()))?;
     let status = init.wait().context("wait for the node's init process")?;
-    ensure!(status.success(), "the node's init process ended with {status}");
+    // SIGKILL is how `cargo lab down` ends a node.
+    let killed = status.signal() == Some(Signal::SIGKILL as i32);
+    ensure!(status.success() || killed, "the node's init process ended with {status}");
     Ok(())
 }
 
