@@ -3,6 +3,25 @@
 //! The daemon sees [`LeaseStore`] and the values below; what speaks to etcd stays in this folder.
 //! Nothing here decides: it lists, writes conditionally and reports. Decisions are in `model::acquire`.
 
+mod certificate;
+mod config;
+mod connect;
+mod endpoints;
+mod etcd;
+mod etcd_v3;
+mod etcd_v3_error;
+mod key_value;
+mod memory;
+mod random;
+mod tls;
+mod tls_verify;
+mod watch;
+
+pub use config::{Config, TlsFiles};
+pub use etcd::Etcd;
+pub use etcd_v3::EtcdV3;
+pub use memory::{Memory, MemoryStore};
+
 use std::future::Future;
 use std::time::Duration;
 
@@ -70,7 +89,8 @@ pub struct Held {
     pub modified: Revision,
     /// The etcd lease bound to the key; `None` for a reservation, which never expires.
     pub lease: Option<i64>,
-    /// How long the key lives from the moment the request was *sent*; `None` for a reservation.
+    /// How long the key lives from the moment the request was *sent*; `None` for a reservation, and for a key that was only read:
+    /// then the next renewal finds out.
     pub ttl: Option<Duration>,
 }
 
