@@ -15,6 +15,7 @@ use crate::model::device;
 use crate::model::ext_iface::{self, ExternalInterface};
 use crate::model::state::{Observed, Vtep};
 use crate::model::{IfName, MacAddr, NetworkConfig};
+use crate::status::Phase;
 use crate::store::{LeaseStore, Snapshot, StoreError};
 
 /// Pause between two tries of anything at start.
@@ -41,13 +42,14 @@ pub async fn start<S: LeaseStore, K: Kernel>(
     settings: &Settings,
     store: &S,
     kernel: &mut K,
-    reporter: &Reporter,
+    reporter: &mut Reporter,
     now: Now,
 ) -> Result<Started, Fatal> {
     let (config, snapshot) = wait_for_config(store, reporter).await?;
     let external = choose_interface(settings, kernel)?;
     let public_ip = settings.public_ip.unwrap_or(external.address);
     let mut vtep = wanted_vtep(&config, &external)?;
+    reporter.chosen(&external, vtep.mtu);
     let scope = Scope { vtep: vtep.name.clone(), parent: external.name.clone(), network: config.network };
     kernel.watch(&scope)?;
     let observed = kernel.observe(&scope)?;
@@ -77,7 +79,7 @@ fn kept_mac(vtep: &Vtep, observed: &Observed) -> Option<MacAddr> {
 /// Reads the config until it is there and valid. The first listing is fetched beside it: one round trip less.
 async fn wait_for_config<S: LeaseStore>(
     store: &S,
-    reporter: &Reporter,
+    reporter: &mut Reporter,
 ) -> Result<(NetworkConfig, Option<Snapshot>), Fatal> {
     let mut last = String::new();
     loop {
@@ -104,7 +106,7 @@ async fn wait_for_config<S: LeaseStore>(
             error!(%problem, "waiting for the network config");
             last.clone_from(&problem);
         }
-        reporter.waiting(&problem);
+        reporter.waiting(Phase::WaitingForConfig { reason: problem });
         tokio::time::sleep(RETRY).await;
     }
 }
@@ -142,7 +144,7 @@ fn wanted_vtep(config: &NetworkConfig, external: &ExternalInterface) -> Result<V
 async fn wait_for_lease<S: LeaseStore>(
     store: &S,
     claim: &Claim,
-    reporter: &Reporter,
+    reporter: &mut Reporter,
     now: Now,
     mut first: Option<Snapshot>,
 ) -> Result<Acquired, Fatal> {
@@ -157,7 +159,7 @@ async fn wait_for_lease<S: LeaseStore>(
             warn!(%problem, "waiting for a subnet");
             last.clone_from(&problem);
         }
-        reporter.waiting(&problem);
+        reporter.waiting(Phase::AcquiringLease);
         tokio::time::sleep(RETRY).await;
     }
 }

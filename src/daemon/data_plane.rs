@@ -5,11 +5,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
+use std::time::Duration;
 
 use ipnetwork::Ipv4Network;
 use tracing::{debug, info, warn};
 
 use crate::kernel::{Change, Kernel, KernelError, Scope};
+use crate::metrics::OperationKind;
 use crate::model::device::{self, DeviceStep};
 use crate::model::diff::{Plan, diff};
 use crate::model::lease_set::{LeaseSet, Touched};
@@ -55,28 +57,16 @@ pub struct Wanted {
 /// What one round changed in the kernel.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Report {
-    /// Steps carried out on the device.
-    pub device_steps: usize,
-    /// Operations that succeeded, by kind of entry.
-    pub done: BTreeMap<&'static str, u64>,
-    /// Operations that failed, by kind of entry.
-    pub failed: BTreeMap<&'static str, u64>,
+    /// What succeeded, by kind: steps on the device, operations on entries.
+    pub done: BTreeMap<OperationKind, u64>,
+    /// Operations that failed.
+    pub failed: BTreeMap<OperationKind, u64>,
 }
 
 impl Report {
     fn count(&mut self, operation: &Operation, ok: bool) {
         let counts = if ok { &mut self.done } else { &mut self.failed };
-        *counts.entry(operation.kind()).or_default() += 1;
-    }
-
-    fn merge(&mut self, other: Self) {
-        self.device_steps += other.device_steps;
-        for (kind, count) in other.done {
-            *self.done.entry(kind).or_default() += count;
-        }
-        for (kind, count) in other.failed {
-            *self.failed.entry(kind).or_default() += count;
-        }
+        *counts.entry(OperationKind::from(operation)).or_default() += 1;
     }
 
     /// Nothing was done and nothing failed.
@@ -156,7 +146,9 @@ impl<K: Kernel> DataPlane<K> {
         self.find_direct(self.leases.peers().map(|(subnet, _)| subnet).collect());
         let desired = Overlay { leases: &self.leases, direct: &self.direct }.entries();
         let mut report = self.carry_out(diff(&desired, &self.mirror));
-        report.device_steps = steps.len();
+        if !steps.is_empty() {
+            report.done.insert(OperationKind::Device, u64::try_from(steps.len()).unwrap_or(u64::MAX));
+        }
         Ok(report)
     }
 
@@ -325,22 +317,11 @@ impl<K: Kernel> DataPlane<K> {
 }
 
 /// One line for the log about what a round did, if it did anything.
-pub fn log_report(cause: &'static str, report: &Report) {
+pub fn log_report(cause: &'static str, report: &Report, took: Duration) {
     if !report.is_empty() {
-        let sum = |counts: &BTreeMap<&'static str, u64>| counts.values().sum::<u64>();
-        info!(
-            cause,
-            device_steps = report.device_steps,
-            changed = sum(&report.done),
-            failed = sum(&report.failed),
-            "kernel brought up to date"
-        );
-    }
-}
-
-impl std::ops::AddAssign for Report {
-    fn add_assign(&mut self, other: Self) {
-        self.merge(other);
+        let ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
+        let sum = |counts: &BTreeMap<OperationKind, u64>| counts.values().sum::<u64>();
+        info!(cause, changed = sum(&report.done), failed = sum(&report.failed), ms, "kernel brought up to date");
     }
 }
 

@@ -28,6 +28,8 @@ const CHECK: Duration = Duration::from_secs(1);
 const RENEW_RETRY: Duration = Duration::from_secs(60);
 /// Updates of the store that may wait for the loop.
 const BACKLOG: usize = 64;
+/// The cause of rounds that put right what somebody else changed.
+const REPAIR: &str = "repair";
 /// How many skipped keys are named one by one in the log.
 const NAMED: usize = 10;
 
@@ -45,6 +47,9 @@ pub struct Running<S, K> {
     watch: Watch,
     task: Option<JoinHandle<Outcome>>,
     timers: Timers,
+    /// The listing the lease was decided on, until it is programmed.
+    first: Snapshot,
+    /// The lease is known to be gone and is being claimed again.
     lost: bool,
 }
 
@@ -98,6 +103,7 @@ impl<S: LeaseStore, K: Kernel> Running<S, K> {
             watch: Watch::start(&store, &acquired.snapshot),
             renew_margin: settings.renew_margin,
             lease: acquired.lease,
+            first: acquired.snapshot,
             task: None,
             timers: Timers::default(),
             lost: false,
@@ -116,6 +122,11 @@ impl<S: LeaseStore, K: Kernel> Running<S, K> {
     /// When only the operator can help. The data plane stays as it is then, as it does after `stop`.
     pub async fn run(mut self, stop: impl Future<Output = ()>) -> Result<(), Fatal> {
         self.plan_renewal();
+        let leases: Vec<RawLease<'_>> = self.first.records.iter().map(raw).collect();
+        let touched = self.data_plane.leases.replace(&leases);
+        self.first = Snapshot::default();
+        log_skipped(&touched);
+        self.reporter.store_up();
         self.resync("start");
         let mut stop = std::pin::pin!(stop);
         loop {
@@ -123,7 +134,7 @@ impl<S: LeaseStore, K: Kernel> Running<S, K> {
             tokio::select! {
                 () = &mut stop => break,
                 Some(update) = self.watch.updates.recv() => self.on_update(update),
-                changes = self.data_plane.kernel.changed() => self.on_changes(&changes),
+                changes = self.data_plane.kernel.changed() => self.on_changes(changes),
                 outcome = join(&mut self.task) => self.on_outcome(outcome)?,
                 () = self.clock.sleep_until(self.timers.next()) => self.on_timer(),
                 () = self.reporter.pinged() => {}
@@ -132,12 +143,14 @@ impl<S: LeaseStore, K: Kernel> Running<S, K> {
         if let Some(task) = self.task.take() {
             task.abort();
         }
+        self.reporter.stopping();
         Ok(())
     }
 
     fn report(&mut self) {
-        let ours = !self.lost && self.lease.expires.is_none_or(|expires| expires > self.clock.now());
-        self.reporter.running(&self.lease, &self.data_plane.leases, self.data_plane.failed_peers(), ours && self.file.is_written());
+        let lease = (!self.lost).then_some(&self.lease);
+        let plane = &self.data_plane;
+        self.reporter.running(lease, &plane.leases, plane.failed_peers(), self.file.is_written());
     }
 
     // --- the kernel ---
@@ -149,13 +162,13 @@ impl<S: LeaseStore, K: Kernel> Running<S, K> {
         self.after_round(cause, started, result);
     }
 
-    fn on_changes(&mut self, changes: &[Change]) {
+    fn on_changes(&mut self, changes: Vec<Change>) {
         let started = self.clock.now();
         if changes.contains(&Change::Lost) {
             warn!("kernel notifications were lost; everything is compared again");
         }
-        let result = self.data_plane.on_changes(changes);
-        self.after_round("repair", started, result);
+        let result = self.data_plane.on_changes(&changes);
+        self.after_round(REPAIR, started, result);
     }
 
     fn after_round(
@@ -164,18 +177,21 @@ impl<S: LeaseStore, K: Kernel> Running<S, K> {
         started: BootTime,
         result: Result<Report, crate::kernel::KernelError>,
     ) {
+        let took = self.clock.now().since(started);
         match result {
             Ok(report) => {
-                log_report(cause, &report);
+                log_report(cause, &report, took);
                 self.reporter.device_works();
-                self.reporter.operations(cause, &report, self.clock.now().since(started));
+                self.reporter.round(&report, took, cause == REPAIR);
             }
             Err(error) => {
-                self.reporter.device_fails(&error, self.clock.now());
+                self.reporter.device_fails(&error);
                 self.retry_later();
             }
         }
-        self.file.write_if_changed(&self.lease);
+        if self.file.write_if_changed(&self.lease) {
+            self.reporter.file_repaired();
+        }
         if self.data_plane.has_failures() || !self.file.is_written() {
             self.retry_later();
         }
@@ -229,14 +245,10 @@ impl<S: LeaseStore, K: Kernel> Running<S, K> {
     }
 
     fn on_touched(&mut self, cause: &'static str, started: BootTime, touched: &Touched) {
-        for (name, skip) in touched.skipped.iter().take(NAMED) {
-            warn!(key = %name, reason = skip.reason(), "lease is skipped: {}", skip.in_words());
-        }
-        if touched.skipped.len() > NAMED {
-            warn!(more = touched.skipped.len() - NAMED, "more leases are skipped");
-        }
+        log_skipped(touched);
         let report = self.data_plane.on_leases(touched);
         self.after_round(cause, started, Ok(report));
+        self.reporter.converged(self.clock.now().since(started));
     }
 
     /// Somebody wrote or deleted our own key: find out what it means, but not in a busy loop.
@@ -300,9 +312,9 @@ impl<S: LeaseStore, K: Kernel> Running<S, K> {
 
     fn renewal_failed(&mut self, error: &dyn std::fmt::Display) {
         let now = self.clock.now();
-        let left = self.lease.expires.map_or(RENEW_RETRY, |expires| expires.since(now));
-        self.timers.renew = Some(now.after((left / 8).clamp(RETRY, RENEW_RETRY)));
-        self.reporter.renewal_fails(error, left, now);
+        let left = self.lease.expires.map(|expires| expires.since(now));
+        self.timers.renew = Some(now.after((left.unwrap_or(RENEW_RETRY) / 8).clamp(RETRY, RENEW_RETRY)));
+        self.reporter.renewal_fails(error, left);
     }
 
     fn on_acquired(&mut self, acquired: Acquired) {
@@ -310,6 +322,7 @@ impl<S: LeaseStore, K: Kernel> Running<S, K> {
         let subnet = self.lease.held.subnet;
         self.lost = false;
         self.reporter.renewed();
+        self.reporter.lease_repaired();
         self.plan_renewal();
         if subnet == former {
             info!(%subnet, "the same subnet is leased again");
@@ -374,6 +387,15 @@ async fn join(task: &mut Option<JoinHandle<Outcome>>) -> Outcome {
 
 fn raw(record: &Record) -> RawLease<'_> {
     RawLease { name: &record.name, value: &record.value, created: record.created, modified: record.modified }
+}
+
+fn log_skipped(touched: &Touched) {
+    for (name, skip) in touched.skipped.iter().take(NAMED) {
+        warn!(key = %name, reason = skip.reason(), "lease is skipped: {}", skip.in_words());
+    }
+    if touched.skipped.len() > NAMED {
+        warn!(more = touched.skipped.len() - NAMED, "more leases are skipped");
+    }
 }
 
 /// Who stands in our key, for the log.

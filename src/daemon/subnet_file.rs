@@ -8,7 +8,8 @@ use tracing::{error, info};
 use super::Settings;
 use super::acquire::OwnLease;
 use crate::model::Mtu;
-use crate::subnet_env::{SubnetEnv, file};
+use crate::subnet_env::SubnetEnv;
+use crate::subnet_env::file::{self, Outcome};
 
 /// The file and whether it is right.
 #[derive(Debug)]
@@ -18,7 +19,8 @@ pub struct SubnetFile {
     mtu: Mtu,
     ip_masq: bool,
     problem: Option<String>,
-    written: bool,
+    /// The subnet that the file named when it was right.
+    subnet: Option<Ipv4Network>,
 }
 
 impl SubnetFile {
@@ -30,26 +32,29 @@ impl SubnetFile {
             mtu,
             ip_masq: settings.ip_masq,
             problem: None,
-            written: false,
+            subnet: None,
         }
     }
 
     /// Whether the file was right when it was looked at last.
     pub fn is_written(&self) -> bool {
-        self.written
+        self.subnet.is_some()
     }
 
-    /// Writes the file unless it says already what it should.
-    pub fn write_if_changed(&mut self, lease: &OwnLease) {
+    /// Writes the file unless it says already what it should. Returns whether somebody else had changed what we wrote.
+    pub fn write_if_changed(&mut self, lease: &OwnLease) -> bool {
         let wanted =
             SubnetEnv { network: self.network, subnet: lease.held.subnet, mtu: self.mtu, ip_masq: self.ip_masq };
         match file::write_if_changed(&self.path, &wanted.render()) {
-            Ok(changed) => {
-                if changed {
+            Ok(outcome) => {
+                let written = outcome == Outcome::Written;
+                let repaired = written && self.subnet == Some(wanted.subnet);
+                if written {
                     info!(file = %self.path.display(), subnet = %wanted.subnet, mtu = %wanted.mtu, "subnet.env written");
                 }
                 self.problem = None;
-                self.written = true;
+                self.subnet = Some(wanted.subnet);
+                repaired
             }
             Err(problem) => {
                 let text = problem.to_string();
@@ -57,7 +62,8 @@ impl SubnetFile {
                     error!(problem = %text, "not ready: subnet.env cannot be written");
                 }
                 self.problem = Some(text);
-                self.written = false;
+                self.subnet = None;
+                false
             }
         }
     }

@@ -178,6 +178,9 @@ pub trait LeaseStore: Clone + Send + Sync + 'static {
         sink: tokio::sync::mpsc::Sender<Update>,
     ) -> impl Future<Output = ()> + Send;
 
+    /// The key of the network config, for messages.
+    fn config_key(&self) -> String;
+
     /// Words for logs: which API and endpoints, without secrets.
     fn describe(&self) -> String;
 }
