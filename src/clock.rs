@@ -8,6 +8,7 @@ use std::time::Duration;
 use nix::sys::time::TimeSpec;
 use nix::sys::timerfd::{ClockId as TimerClock, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
 use nix::time::{ClockId, clock_gettime};
+use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
 /// A point on `CLOCK_BOOTTIME`: the time since the machine started, suspend included.
@@ -77,7 +78,9 @@ impl Clock {
     pub fn boot() -> io::Result<Self> {
         let flags = TimerFlags::TFD_NONBLOCK | TimerFlags::TFD_CLOEXEC;
         let timer = TimerFd::new(TimerClock::CLOCK_BOOTTIME, flags)?;
-        Ok(Self::Boot(AsyncFd::new(OwnedTimer(timer))?))
+        // SAFETY: the timer owns its descriptor and always gives the same one; it is moved into the `AsyncFd`.
+        let timer = unsafe { AsyncFd::register_with_interest(OwnedTimer(timer), Interest::READABLE) }?;
+        Ok(Self::Boot(timer))
     }
 
     /// Tokio's clock, starting now.

@@ -11,7 +11,7 @@ use std::time::Duration;
 use crate::model::state::{EntryKey, Operation};
 
 /// What an operation on the kernel is about.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum OperationKind {
     /// The VXLAN device itself: creation, address, MTU, link state.
     Device,
@@ -85,6 +85,17 @@ impl RepairKind {
 /// How an operation ended.
 const RESULTS: [&str; 2] = ["ok", "error"];
 
+impl From<OperationKind> for RepairKind {
+    fn from(kind: OperationKind) -> Self {
+        match kind {
+            OperationKind::Device => Self::Device,
+            OperationKind::Fdb => Self::Fdb,
+            OperationKind::Neighbor => Self::Neighbor,
+            OperationKind::Route => Self::Route,
+        }
+    }
+}
+
 /// Everything that is counted while the daemon works. Shared by reference; an update is one atomic addition.
 #[derive(Debug, Default)]
 pub struct Metrics {
@@ -97,9 +108,9 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    /// Counts one answer of the kernel.
-    pub fn operation(&self, kind: OperationKind, succeeded: bool) {
-        add(self.operation_counter(kind, usize::from(!succeeded)), 1);
+    /// Counts answers of the kernel.
+    pub fn operations(&self, kind: OperationKind, succeeded: bool, count: u64) {
+        add(self.operation_counter(kind, usize::from(!succeeded)), count);
     }
 
     /// `result` is a place in [`RESULTS`].
@@ -107,9 +118,9 @@ impl Metrics {
         self.operations.get(kind as usize)?.get(result)
     }
 
-    /// Counts one thing that was put right.
-    pub fn repair(&self, kind: RepairKind) {
-        add(self.repairs.get(kind as usize), 1);
+    /// Counts things that were put right.
+    pub fn repairs(&self, kind: RepairKind, count: u64) {
+        add(self.repairs.get(kind as usize), count);
     }
 }
 

@@ -20,7 +20,7 @@ use std::time::Duration;
 
 use ipnetwork::Ipv4Network;
 
-pub use reporter::{Outputs, Reporter};
+pub use reporter::{Outputs, Ping, Pings, Reporter};
 use subnet_file::SubnetFile;
 
 use crate::clock::Clock;
@@ -102,13 +102,15 @@ pub async fn run<S: LeaseStore, K: Kernel>(
     settings: Settings,
     store: S,
     mut kernel: K,
-    (clock, reporter): (Clock, Reporter),
+    (clock, mut reporter, mut pings): (Clock, Reporter, Pings),
     stop: impl Future<Output = ()>,
 ) -> Result<(), Fatal> {
     let mut stop = std::pin::pin!(stop);
+    reporter.store(store.describe());
     let started = tokio::select! {
-        started = bootstrap::start(&settings, &store, &mut kernel, &reporter, clock.teller()) => started?,
+        started = bootstrap::start(&settings, &store, &mut kernel, &mut reporter, clock.teller()) => started?,
         () = &mut stop => return Ok(()),
+        () = pings.answer_all() => return Ok(()),
     };
     let lease = &started.acquired.lease.held;
     let network = started.claim.config.network;
@@ -127,5 +129,6 @@ pub async fn run<S: LeaseStore, K: Kernel>(
         direct_routing: started.claim.config.vxlan.direct_routing,
     };
     let data_plane = DataPlane::new(kernel, LeaseSet::new(own), wanted);
-    Running::new((store, clock, reporter), &settings, (started.claim, started.acquired), data_plane).run(stop).await
+    let running = Running::new((store, clock, reporter), &settings, (started.claim, started.acquired), data_plane);
+    running.run(stop, pings).await
 }

@@ -40,6 +40,27 @@ pub struct Outputs {
     pub now: Now,
 }
 
+/// The loop's end of the questions whether it turns.
+#[derive(Debug)]
+pub struct Pings(mpsc::Receiver<Ping>);
+
+impl Pings {
+    /// Answers the next question. Cancel-safe.
+    pub async fn answer(&mut self) {
+        match self.0.recv().await {
+            Some(ping) => drop(ping.send(())),
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Answers every question, for as long as there is another loop that turns.
+    pub async fn answer_all(&mut self) {
+        loop {
+            self.answer().await;
+        }
+    }
+}
+
 /// The daemon's voice.
 #[derive(Debug)]
 pub struct Reporter {
@@ -47,7 +68,6 @@ pub struct Reporter {
     published: watch::Sender<Status>,
     metrics: Arc<Metrics>,
     notifier: Notifier,
-    pings: mpsc::Receiver<Ping>,
     now: Now,
     said: String,
     ready_sent: bool,
@@ -58,7 +78,7 @@ pub struct Reporter {
 impl Reporter {
     /// A reporter and what is served from it.
     #[must_use]
-    pub fn new(notifier: Notifier, now: Now) -> (Self, Outputs) {
+    pub fn new(notifier: Notifier, now: Now) -> (Self, Pings, Outputs) {
         let (published, status) = watch::channel(Status::default());
         let (ask, pings) = mpsc::channel(1);
         let metrics = Arc::new(Metrics::default());
@@ -68,22 +88,13 @@ impl Reporter {
             published,
             metrics,
             notifier,
-            pings,
             now,
             said: String::new(),
             ready_sent: false,
             device: Trouble::new("flannel device"),
             renewal: Trouble::new("lease renewal"),
         };
-        (reporter, outputs)
-    }
-
-    /// Answers the next question whether the loop turns. Cancel-safe.
-    pub async fn pinged(&mut self) {
-        match self.pings.recv().await {
-            Some(ping) => drop(ping.send(())),
-            None => std::future::pending().await,
-        }
+        (reporter, Pings(pings), outputs)
     }
 
     // --- start ---

@@ -11,7 +11,7 @@ use tracing::{error, info, warn};
 
 use super::acquire::{AcquireError, Acquired, Claim, OwnLease, acquire};
 use super::data_plane::{DataPlane, Report, log_report};
-use super::{Fatal, Reporter, Settings, SubnetFile};
+use super::{Fatal, Pings, Reporter, Settings, SubnetFile};
 use crate::clock::{BootTime, Clock};
 use crate::kernel::{Change, Kernel};
 use crate::model::lease::key_of;
@@ -120,7 +120,7 @@ impl<S: LeaseStore, K: Kernel> Running<S, K> {
     ///
     /// # Errors
     /// When only the operator can help. The data plane stays as it is then, as it does after `stop`.
-    pub async fn run(mut self, stop: impl Future<Output = ()>) -> Result<(), Fatal> {
+    pub async fn run(mut self, stop: impl Future<Output = ()>, mut pings: Pings) -> Result<(), Fatal> {
         self.plan_renewal();
         let leases: Vec<RawLease<'_>> = self.first.records.iter().map(raw).collect();
         let touched = self.data_plane.leases.replace(&leases);
@@ -137,7 +137,7 @@ impl<S: LeaseStore, K: Kernel> Running<S, K> {
                 changes = self.data_plane.kernel.changed() => self.on_changes(changes),
                 outcome = join(&mut self.task) => self.on_outcome(outcome)?,
                 () = self.clock.sleep_until(self.timers.next()) => self.on_timer(),
-                () = self.reporter.pinged() => {}
+                () = pings.answer() => {}
             }
         }
         if let Some(task) = self.task.take() {
@@ -159,6 +159,7 @@ impl<S: LeaseStore, K: Kernel> Running<S, K> {
         let started = self.clock.now();
         self.timers.resync = Some(started.after(RESYNC));
         let result = self.data_plane.resync();
+        self.write_file();
         self.after_round(cause, started, result);
     }
 
@@ -189,11 +190,14 @@ impl<S: LeaseStore, K: Kernel> Running<S, K> {
                 self.retry_later();
             }
         }
-        if self.file.write_if_changed(&self.lease) {
-            self.reporter.file_repaired();
-        }
         if self.data_plane.has_failures() || !self.file.is_written() {
             self.retry_later();
+        }
+    }
+
+    fn write_file(&mut self) {
+        if self.file.write_if_changed(&self.lease) {
+            self.reporter.file_repaired();
         }
     }
 
@@ -360,6 +364,7 @@ impl<S: LeaseStore, K: Kernel> Running<S, K> {
                 self.resync("retry");
             } else {
                 let report = self.data_plane.retry();
+                self.write_file();
                 self.after_round("retry", now, Ok(report));
             }
         }

@@ -196,9 +196,9 @@ mod tests {
     #[test]
     fn the_page_is_this_text() {
         let metrics = Metrics::default();
-        metrics.operation(OperationKind::Fdb, true);
-        metrics.operation(OperationKind::Route, false);
-        metrics.repair(RepairKind::SubnetEnv);
+        metrics.operations(OperationKind::Fdb, true, 1);
+        metrics.operations(OperationKind::Route, false, 1);
+        metrics.repairs(RepairKind::SubnetEnv, 1);
         metrics.apply.observe(Duration::from_micros(250));
         metrics.apply.observe(Duration::from_secs(20));
         let page = render(&status(), &metrics, Duration::from_millis(1_100_500));
