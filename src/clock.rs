@@ -1,6 +1,5 @@
 //! Time as leases need it: it goes on while the machine sleeps, and nobody can set it.
 
-use std::future::Future;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::time::Duration;
@@ -105,13 +104,11 @@ impl Clock {
     }
 
     /// Waits until `due`; for ever when there is no due time. Cancel-safe.
-    pub fn sleep_until(&self, due: Option<BootTime>) -> impl Future<Output = ()> {
-        async move {
-            let Some(due) = due else { return std::future::pending().await };
-            match self {
-                Self::Tokio(start) => tokio::time::sleep_until(*start + due.0).await,
-                Self::Boot(timer) => wait(timer, due).await,
-            }
+    pub async fn sleep_until(&self, due: Option<BootTime>) {
+        let Some(due) = due else { return std::future::pending().await };
+        match self {
+            Self::Tokio(start) => tokio::time::sleep_until(*start + due.0).await,
+            Self::Boot(timer) => wait(timer, due).await,
         }
     }
 }

@@ -13,7 +13,7 @@ use crate::store::{Held, LeaseStore, Record, Renewal, Snapshot, StoreError, Writ
 
 /// Everything a claim depends on.
 #[derive(Debug, Clone)]
-pub struct Claim {
+pub(super) struct Claim {
     /// The network to lease from.
     pub config: NetworkConfig,
     /// Our public IP.
@@ -32,7 +32,7 @@ pub struct Claim {
 
 /// Our lease, counted on the local clock.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct OwnLease {
+pub(super) struct OwnLease {
     /// The key as we know it.
     pub held: Held,
     /// When it runs out unless it is renewed; `None` for a reservation.
@@ -58,7 +58,7 @@ impl OwnLease {
 
 /// A claim that ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Acquired {
+pub(super) struct Acquired {
     /// Our lease.
     pub lease: OwnLease,
     /// The listing it was decided on; a watch from its end misses nothing.
@@ -67,7 +67,7 @@ pub struct Acquired {
 
 /// Why there is no lease.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum AcquireError {
+pub(super) enum AcquireError {
     /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -114,7 +114,7 @@ impl AcquireError {
 ///
 /// # Errors
 /// When the store fails, the network is full, or another machine has our public IP. Nothing is held then.
-pub async fn acquire<S: LeaseStore>(
+pub(super) async fn acquire<S: LeaseStore>(
     store: &S,
     claim: &Claim,
     now: Now,
@@ -227,7 +227,7 @@ async fn release<S: LeaseStore>(store: &S, lease: &Listed, snapshot: &Snapshot) 
 
 /// Random bytes. Without a random source the nodes would only collide more often.
 #[must_use]
-pub fn random_bytes<const N: usize>() -> [u8; N] {
+pub(super) fn random_bytes<const N: usize>() -> [u8; N] {
     let mut bytes = [0; N];
     if getrandom::fill(&mut bytes).is_err() {
         warn!("the kernel gives no random numbers");

@@ -23,7 +23,7 @@ const RETRY: Duration = Duration::from_secs(1);
 
 /// What the start found out and got.
 #[derive(Debug)]
-pub struct Started {
+pub(super) struct Started {
     /// The interface below the tunnel.
     pub external: ExternalInterface,
     /// The device to make.
@@ -38,7 +38,7 @@ pub struct Started {
 ///
 /// # Errors
 /// When only the operator can help: unsupported config, no such interface, another node with our public IP.
-pub async fn start<S: LeaseStore, K: Kernel>(
+pub(super) async fn start<S: LeaseStore, K: Kernel>(
     settings: &Settings,
     store: &S,
     kernel: &mut K,
@@ -172,7 +172,7 @@ impl From<AcquireError> for Fatal {
 
 /// The subnets and addresses that must never be routed into the overlay.
 #[must_use]
-pub fn underlay_addresses(settings: &Settings, external: &ExternalInterface, public_ip: Ipv4Addr) -> Vec<Ipv4Addr> {
+pub(super) fn underlay_addresses(settings: &Settings, external: &ExternalInterface, public_ip: Ipv4Addr) -> Vec<Ipv4Addr> {
     let mut addresses = settings.store_addresses.clone();
     addresses.extend([external.address, public_ip]);
     addresses

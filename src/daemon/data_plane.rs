@@ -26,7 +26,7 @@ const ROUNDS: usize = 3;
 
 /// Our device and everything on it.
 #[derive(Debug)]
-pub struct DataPlane<K> {
+pub(super) struct DataPlane<K> {
     /// The kernel.
     pub kernel: K,
     /// All leases, judged from our point of view.
@@ -43,7 +43,7 @@ pub struct DataPlane<K> {
 
 /// What the data plane is made of.
 #[derive(Debug, Clone)]
-pub struct Wanted {
+pub(super) struct Wanted {
     /// The device.
     pub vtep: Vtep,
     /// Its address: the network address of our subnet.
@@ -56,7 +56,7 @@ pub struct Wanted {
 
 /// What one round changed in the kernel.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Report {
+pub(super) struct Report {
     /// What succeeded, by kind: steps on the device, operations on entries.
     pub done: BTreeMap<OperationKind, u64>,
     /// Operations that failed.
@@ -317,7 +317,7 @@ impl<K: Kernel> DataPlane<K> {
 }
 
 /// One line for the log about what a round did, if it did anything.
-pub fn log_report(cause: &'static str, report: &Report, took: Duration) {
+pub(super) fn log_report(cause: &'static str, report: &Report, took: Duration) {
     if !report.is_empty() {
         let ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
         let sum = |counts: &BTreeMap<OperationKind, u64>| counts.values().sum::<u64>();

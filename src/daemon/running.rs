@@ -35,7 +35,7 @@ const NAMED: usize = 10;
 
 /// A node that holds a lease.
 #[derive(Debug)]
-pub struct Running<S, K> {
+pub(super) struct Running<S, K> {
     store: S,
     data_plane: DataPlane<K>,
     lease: OwnLease,
@@ -134,7 +134,7 @@ impl<S: LeaseStore, K: Kernel> Running<S, K> {
             tokio::select! {
                 () = &mut stop => break,
                 Some(update) = self.watch.updates.recv() => self.on_update(update),
-                changes = self.data_plane.kernel.changed() => self.on_changes(changes),
+                changes = self.data_plane.kernel.changed() => self.on_changes(&changes),
                 outcome = join(&mut self.task) => self.on_outcome(outcome)?,
                 () = self.clock.sleep_until(self.timers.next()) => self.on_timer(),
                 () = pings.answer() => {}
@@ -163,12 +163,12 @@ impl<S: LeaseStore, K: Kernel> Running<S, K> {
         self.after_round(cause, started, result);
     }
 
-    fn on_changes(&mut self, changes: Vec<Change>) {
+    fn on_changes(&mut self, changes: &Vec<Change>) {
         let started = self.clock.now();
         if changes.contains(&Change::Lost) {
             warn!("kernel notifications were lost; everything is compared again");
         }
-        let result = self.data_plane.on_changes(&changes);
+        let result = self.data_plane.on_changes(changes);
         self.after_round(REPAIR, started, result);
     }
 

@@ -13,7 +13,7 @@ use crate::subnet_env::file::{self, Outcome};
 
 /// The file and whether it is right.
 #[derive(Debug)]
-pub struct SubnetFile {
+pub(super) struct SubnetFile {
     path: PathBuf,
     network: Ipv4Network,
     mtu: Mtu,

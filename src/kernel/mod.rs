@@ -12,6 +12,18 @@ use crate::model::{IfName, MacAddr};
 
 #[cfg(test)]
 pub(crate) mod fake;
+mod apply;
+mod linux;
+mod message;
+mod observe;
+mod parse;
+mod refusal;
+mod socket;
+mod step;
+mod watch;
+mod wire;
+
+pub use linux::{LinuxKernel, ReceiveBuffers};
 
 /// What somebody (perhaps we ourselves) changed in the kernel.
 #[derive(Debug, Clone, PartialEq, Eq)]
