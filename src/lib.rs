@@ -1,5 +1,7 @@
 //! placeholder
+pub mod health;
 pub mod kernel;
+pub mod logging;
 pub mod metrics;
 pub mod model;
 pub mod notify;
