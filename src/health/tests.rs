@@ -95,7 +95,7 @@ fn answer(code: &str, body: &str) -> (String, String) {
 
 #[tokio::test]
 async fn health_follows_the_loop() {
-    let mut daemon = Daemon::start(Limits { answer: Duration::from_millis(50), ..Limits::default() }).await;
+    let mut daemon = Daemon::start(Limits { answer: Duration::from_millis(500), ..Limits::default() }).await;
     assert_eq!(daemon.get("/healthz").await, answer("503", "flanneld is stuck"));
     daemon.turn();
     assert_eq!(daemon.get("/healthz").await, answer("200", "flanneld is running"));
@@ -124,10 +124,7 @@ async fn metrics_show_the_status() {
     daemon.status.send_replace(running());
     let text = daemon.request("GET", "/metrics").await;
     assert!(text.contains("\r\ncontent-type: text/plain; version=0.0.4; charset=utf-8\r\n"), "{text}");
-    assert!(
-        text.contains("\nflanneld_ready 1\nflanneld_") || text.contains("\nflanneld_ready 1\n# HELP"),
-        "{text}"
-    );
+    assert!(text.contains("\nflanneld_ready 1\n"), "{text}");
     assert!(text.contains("\nflanneld_lease_age_seconds 10\n"), "{text}");
 }
 
@@ -160,7 +157,7 @@ async fn junk_and_huge_heads_are_refused() {
 
 #[tokio::test]
 async fn slow_clients_are_cut_off_and_make_room_for_others() {
-    let limits = Limits { connections: 2, connection: Duration::from_millis(100), ..Limits::default() };
+    let limits = Limits { connections: 2, connection: Duration::from_millis(500), ..Limits::default() };
     let daemon = Daemon::start(limits).await;
     let silent = daemon.send(b"").await;
     let slow = daemon.send(b"GET /readyz HTTP/1.1\r\nHo").await;
