@@ -1,0 +1,125 @@
+//! One connection to one endpoint: TCP with keepalive, then TLS if the URL says so.
+//!
+//! TLS files are read for every connection, so a rotated certificate is used by the next one.
+
+use std::error::Error;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::Uri;
+use rustls::pki_types::ServerName;
+use socket2::{SockRef, TcpKeepalive};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+
+use super::config::TlsFiles;
+use super::tls::{self, TlsError};
+
+/// A member that does not accept within this time is taken for dead.
+const CONNECT: Duration = Duration::from_millis(1500);
+/// TLS takes a few round trips and, on the server, a signature.
+const HANDSHAKE: Duration = Duration::from_secs(2);
+
+/// Bytes to and from a server, encrypted or not.
+pub(super) trait Io: AsyncRead + AsyncWrite + Send {}
+
+impl<T: AsyncRead + AsyncWrite + Send> Io for T {}
+
+/// An open connection.
+pub(super) type Stream = Pin<Box<dyn Io>>;
+
+/// Why there is no connection. The endpoint is named by whoever asked for it.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ConnectError {
+    #[error("the URL names no host")]
+    NoHost,
+    #[error("{0}")]
+    Tcp(String),
+    #[error("no TCP connection within {} s", CONNECT.as_secs_f32())]
+    Silent,
+    #[error("TLS: no answer within {} s (is this port plain HTTP?)", HANDSHAKE.as_secs())]
+    SilentTls,
+    #[error("TLS: {0}")]
+    Handshake(String),
+    #[error(transparent)]
+    Files(#[from] TlsError),
+}
+
+/// Opens connections to the servers of one store.
+#[derive(Debug, Clone)]
+pub(super) struct Connector {
+    files: Arc<TlsFiles>,
+    /// What to speak over TLS: `h2` or `http/1.1`.
+    protocol: &'static str,
+}
+
+impl Connector {
+    pub(super) fn new(files: &TlsFiles, protocol: &'static str) -> Self {
+        Self { files: Arc::new(files.clone()), protocol }
+    }
+
+    /// Connects to the host of `url`.
+    pub(super) async fn connect(self, url: Uri) -> Result<Stream, ConnectError> {
+        let host = url.host().unwrap_or_default().trim_matches(['[', ']']).to_owned();
+        let tls = url.scheme_str() == Some("https");
+        let port = url.port_u16().unwrap_or(if tls { 443 } else { 80 });
+        let tcp = tokio::time::timeout(CONNECT, TcpStream::connect((host.as_str(), port)))
+            .await
+            .map_err(|_| ConnectError::Silent)?
+            .map_err(|error| ConnectError::Tcp(plain(&error)))?;
+        prepare(&tcp).map_err(|error| ConnectError::Tcp(plain(&error)))?;
+        if !tls {
+            return Ok(Box::pin(tcp));
+        }
+        let name = ServerName::try_from(host).map_err(|_| ConnectError::NoHost)?;
+        let config = tls::client_config(&self.files, self.protocol)?;
+        let handshake = TlsConnector::from(Arc::new(config)).connect(name, tcp);
+        match tokio::time::timeout(HANDSHAKE, handshake).await {
+            Ok(Ok(stream)) => Ok(Box::pin(stream)),
+            Ok(Err(error)) => Err(ConnectError::Handshake(tls::in_words(&error))),
+            Err(_) => Err(ConnectError::SilentTls),
+        }
+    }
+}
+
+/// Requests are small and waited for; a peer that vanished without a word is noticed within a minute.
+fn prepare(tcp: &TcpStream) -> io::Result<()> {
+    tcp.set_nodelay(true)?;
+    let keepalive = TcpKeepalive::new()
+        .with_time(Duration::from_secs(30))
+        .with_interval(Duration::from_secs(10))
+        .with_retries(3);
+    SockRef::from(tcp).set_tcp_keepalive(&keepalive)
+}
+
+/// `Connection refused` instead of `Connection refused (os error 111)`.
+fn plain(error: &io::Error) -> String {
+    let text = error.to_string();
+    text.split(" (os error").next().unwrap_or(&text).to_lowercase()
+}
+
+/// The part of a chain of errors that says most: ours if there is one, else the innermost.
+pub(super) fn root_cause<'a>(error: &'a (dyn Error + 'static)) -> Cause<'a> {
+    let mut current = error;
+    loop {
+        if let Some(ours) = current.downcast_ref::<ConnectError>() {
+            return Cause::Connect(ours);
+        }
+        if let Some(io) = current.downcast_ref::<io::Error>() {
+            return Cause::Other(tls::in_words(io));
+        }
+        match current.source() {
+            Some(source) => current = source,
+            None => return Cause::Other(current.to_string()),
+        }
+    }
+}
+
+/// What [`root_cause`] found.
+pub(super) enum Cause<'a> {
+    Connect(&'a ConnectError),
+    Other(String),
+}

@@ -1,0 +1,208 @@
+//! Several members of one cluster: tries each in turn until one answers, and stays with the one that did.
+//!
+//! Knows deadlines and whose turn it is; what is asked is a function the caller gives.
+
+use std::fmt::Write as _;
+use std::future::Future;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use http::Uri;
+use tokio::time::Instant;
+
+use super::{StoreError, random};
+
+/// How long one member may take; one that answers within a second is slow, not dead.
+const TRY: Duration = Duration::from_millis(2500);
+/// Pause before members are asked again that are up but cannot serve (no leader, busy).
+const PAUSE: Duration = Duration::from_millis(200);
+
+/// Why one attempt at one member failed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Failure {
+    /// The store answered: no. Another member would say the same.
+    Refused(String),
+    /// No connection, or it broke: try the next member.
+    Dead(String),
+    /// The member is up but cannot serve now: try the next, and this one again.
+    Busy(String),
+    /// What is known about the connection (a token) is out of date: connect anew and try again.
+    Stale(String),
+    /// A file or option is unusable.
+    Config(String),
+}
+
+/// Opens connections of one protocol.
+pub(super) trait Connect: Send + Sync + 'static {
+    /// What requests are made on. Clones share it.
+    type Connection: Clone + Send + Sync + 'static;
+
+    /// Connects (or prepares to) and logs in.
+    fn connect(&self, url: &Uri) -> impl Future<Output = Result<Self::Connection, Failure>> + Send;
+}
+
+/// The members of one cluster.
+pub(super) struct Endpoints<C: Connect> {
+    shared: Arc<Shared<C>>,
+}
+
+struct Shared<C: Connect> {
+    connect: C,
+    members: Vec<Member<C::Connection>>,
+    /// The member that answered last.
+    pinned: AtomicUsize,
+}
+
+struct Member<T> {
+    url: Uri,
+    connection: Mutex<Option<T>>,
+}
+
+impl<C: Connect> Clone for Endpoints<C> {
+    fn clone(&self) -> Self {
+        Self { shared: Arc::clone(&self.shared) }
+    }
+}
+
+impl<T: Clone> Member<T> {
+    fn connection(&self) -> Option<T> {
+        self.connection.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn set(&self, connection: Option<T>) {
+        *self.connection.lock().unwrap_or_else(PoisonError::into_inner) = connection;
+    }
+
+    fn label(&self) -> String {
+        self.url.to_string().trim_end_matches('/').to_owned()
+    }
+}
+
+impl<C: Connect> Endpoints<C> {
+    /// Shuffles the members, so that not every node asks the same one.
+    pub(super) fn new(connect: C, mut urls: Vec<Uri>) -> Self {
+        random::shuffle(&mut urls);
+        let members = urls.into_iter().map(|url| Member { url, connection: Mutex::default() }).collect();
+        Self { shared: Arc::new(Shared { connect, members, pinned: AtomicUsize::new(0) }) }
+    }
+
+    /// The members, for logs.
+    pub(super) fn describe(&self) -> String {
+        let mut labels: Vec<_> = self.shared.members.iter().map(Member::label).collect();
+        labels.sort();
+        labels.join(", ")
+    }
+
+    /// Makes `attempt` at one member after the other until one succeeds or refuses, at most until `by`.
+    ///
+    /// An attempt may have had its effect although its answer got lost: it must bear being made twice.
+    pub(super) async fn call<T, F, A>(&self, doing: &str, by: Instant, attempt: F) -> Result<T, StoreError>
+    where
+        F: Fn(C::Connection) -> A + Send + Sync,
+        A: Future<Output = Result<T, Failure>> + Send,
+        T: Send,
+    {
+        let mut failures: Vec<Option<Failure>> = vec![None; self.shared.members.len()];
+        let mut pause = PAUSE;
+        loop {
+            if let Some(answer) = self.round(by, &attempt, &mut failures).await {
+                return answer.map_err(|reason| StoreError::Refused { doing: doing.to_owned(), reason });
+            }
+            let again =
+                failures.iter().any(|failure| matches!(failure, Some(Failure::Busy(_) | Failure::Stale(_))));
+            if !again || Instant::now() + pause >= by {
+                return Err(self.summary(&failures));
+            }
+            tokio::time::sleep(random::jitter(pause)).await;
+            pause *= 2;
+        }
+    }
+
+    /// Asks each member once, the pinned one first. `None`: none could serve.
+    async fn round<T, F, A>(
+        &self,
+        by: Instant,
+        attempt: &F,
+        failures: &mut [Option<Failure>],
+    ) -> Option<Result<T, String>>
+    where
+        F: Fn(C::Connection) -> A + Send + Sync,
+        A: Future<Output = Result<T, Failure>> + Send,
+    {
+        let first = self.shared.pinned.load(Ordering::Relaxed);
+        let count = self.shared.members.len();
+        for turn in 0..count {
+            let index = (first + turn) % count;
+            let member = self.shared.members.get(index)?;
+            let left = by.saturating_duration_since(Instant::now());
+            let limit = TRY.min(left / u32::try_from(count - turn).unwrap_or(u32::MAX));
+            if limit.is_zero() {
+                break;
+            }
+            let failure = match self.attempt(member, limit, attempt).await {
+                Ok(answer) => {
+                    self.shared.pinned.store(index, Ordering::Relaxed);
+                    return Some(Ok(answer));
+                }
+                Err(Failure::Refused(reason)) => return Some(Err(reason)),
+                Err(failure) => failure,
+            };
+            tracing::debug!(endpoint = member.label(), ?failure, "etcd member cannot serve");
+            if let Some(slot) = failures.get_mut(index) {
+                *slot = Some(failure);
+            }
+        }
+        None
+    }
+
+    async fn attempt<T, F, A>(
+        &self,
+        member: &Member<C::Connection>,
+        limit: Duration,
+        attempt: &F,
+    ) -> Result<T, Failure>
+    where
+        F: Fn(C::Connection) -> A + Send + Sync,
+        A: Future<Output = Result<T, Failure>> + Send,
+    {
+        let whole = async {
+            let connection = match member.connection() {
+                Some(connection) => connection,
+                None => {
+                    let connection = self.shared.connect.connect(&member.url).await?;
+                    member.set(Some(connection.clone()));
+                    connection
+                }
+            };
+            attempt(connection).await
+        };
+        let answer = tokio::time::timeout(limit, whole)
+            .await
+            .unwrap_or_else(|_| Err(Failure::Dead(format!("no answer within {:.1} s", limit.as_secs_f32()))));
+        if matches!(answer, Err(Failure::Dead(_) | Failure::Stale(_) | Failure::Config(_))) {
+            // A half-open connection would swallow the next request too.
+            member.set(None);
+        }
+        answer
+    }
+
+    fn summary(&self, failures: &[Option<Failure>]) -> StoreError {
+        let mut text = String::new();
+        for (member, failure) in self.shared.members.iter().zip(failures) {
+            let reason = match failure {
+                Some(Failure::Config(reason)) => return StoreError::Config(reason.clone()),
+                Some(
+                    Failure::Dead(reason)
+                    | Failure::Busy(reason)
+                    | Failure::Stale(reason)
+                    | Failure::Refused(reason),
+                ) => reason,
+                None => "not asked: out of time",
+            };
+            let separator = if text.is_empty() { "" } else { "; " };
+            let _ = write!(text, "{separator}{}: {reason}", member.label());
+        }
+        StoreError::Unreachable(text)
+    }
+}

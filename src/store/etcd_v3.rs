@@ -1,0 +1,403 @@
+//! [`KeyValue`] over etcd's v3 API (gRPC).
+//!
+//! Connections, TLS and failover are ours; requests and messages are `etcd-client`'s.
+
+use std::time::Duration;
+
+use etcd_client::{
+    Channel, Client, Compare, CompareOp, ConnectOptions, DeleteOptions, GetOptions, KvClient, LeaseClient,
+    LeaseGrantOptions, LeaseTimeToLiveOptions, PutOptions, ResponseHeader, Txn, TxnOp, WatchClient,
+    WatchOptions, WatchStream,
+};
+use http::Uri;
+use hyper_util::rt::TokioIo;
+use tokio::time::Instant;
+use tonic::transport::Endpoint;
+
+use super::config::Config;
+use super::connect::Connector;
+use super::endpoints::{Connect, Endpoints, Failure};
+use super::etcd_v3_error::{self as v3_error, failure};
+use super::key_value::{
+    Batch, Broken, Changes, Condition, Grant, KeyValue, Listing, Opened, Refreshed, Write,
+};
+use super::{Event, Record, Revision, StoreError, random};
+
+/// Pings while a request or watch is open. etcd cuts connections that ping more often than each 5 s.
+const PING: Duration = Duration::from_secs(30);
+const PING_ANSWER: Duration = Duration::from_secs(10);
+/// Largest answer taken: 60 000 leases are about 15 MB. A larger list is read in pages.
+const LARGEST: usize = 64 << 20;
+/// Keys a page, if a list has to be paged: values of 256 KiB still fit.
+const PAGE: i64 = 256;
+
+/// A cluster that speaks v3.
+#[derive(Clone)]
+pub struct EtcdV3 {
+    members: Endpoints<Dial>,
+}
+
+/// How to open one connection.
+struct Dial {
+    connector: Connector,
+    login: Option<(String, String)>,
+}
+
+/// One connection, by service.
+#[derive(Clone)]
+struct Connection {
+    kv: KvClient,
+    lease: LeaseClient,
+    watch: WatchClient,
+    /// The token of a login runs out; a watch does not notice.
+    logged_in: bool,
+}
+
+impl EtcdV3 {
+    /// Prepares connections; nothing is sent yet.
+    ///
+    /// # Errors
+    /// When an endpoint is no URL.
+    pub fn new(config: &Config) -> Result<Self, StoreError> {
+        let login = config.login().map(|(user, password)| (user.to_owned(), password.to_owned()));
+        let dial = Dial { connector: Connector::new(&config.tls, "h2"), login };
+        Ok(Self { members: Endpoints::new(dial, config.urls()?) })
+    }
+
+    /// One range; by pages at one revision if it is too large for one message.
+    async fn range(&self, folder: &str, by: Instant) -> Result<Listing, StoreError> {
+        let doing = format!("list {folder}");
+        let answer = self
+            .members
+            .call(&doing, by, |connection| async move {
+                match whole(connection.clone(), folder).await {
+                    Err(error) if v3_error::is_too_large(&error) => pages(connection, folder).await,
+                    answer => answer,
+                }
+                .map_err(|error| failure(&error))
+            })
+            .await?;
+        Ok(answer)
+    }
+}
+
+impl Connect for Dial {
+    type Connection = Connection;
+
+    async fn connect(&self, url: &Uri) -> Result<Connection, Failure> {
+        let endpoint = Endpoint::from(url.clone())
+            .http2_keep_alive_interval(PING)
+            .keep_alive_timeout(PING_ANSWER)
+            .keep_alive_while_idle(false);
+        let connector = self.connector.clone();
+        let channel = endpoint.connect_with_connector_lazy(tower::service_fn(move |url: Uri| {
+            let connecting = connector.clone().connect(url);
+            async move { connecting.await.map(TokioIo::new) }
+        }));
+        match self.client(channel.clone(), self.login.clone()).await {
+            // As the Go client does: a password for a store that wants none is no obstacle.
+            Err(error) if v3_error::is_auth_disabled(&error) => self.client(channel, None).await,
+            answer => answer,
+        }
+        .map_err(|error| failure(&error))
+    }
+}
+
+impl Dial {
+    async fn client(
+        &self,
+        channel: tonic::transport::Channel,
+        login: Option<(String, String)>,
+    ) -> Result<Connection, etcd_client::Error> {
+        let logged_in = login.is_some();
+        // Without a leader a member would keep a watch open and silent.
+        let mut options = ConnectOptions::new().with_require_leader(true).with_auto_token_refresh(true);
+        if let Some((user, password)) = login {
+            options = options.with_user(user, password);
+        }
+        let client = Client::from_channel(Channel::Tonic(channel), Some(options)).await?;
+        Ok(Connection {
+            kv: client.kv_client().max_decoding_message_size(LARGEST),
+            lease: client.lease_client(),
+            watch: client.watch_client().max_decoding_message_size(LARGEST),
+            logged_in,
+        })
+    }
+}
+
+async fn whole(mut connection: Connection, folder: &str) -> Result<Listing, etcd_client::Error> {
+    let mut answer = connection.kv.get(folder, Some(GetOptions::new().with_prefix())).await?;
+    let (revision, cluster) = position(answer.header());
+    let records = answer.take_kvs().into_iter().map(|kv| record(kv, folder)).collect();
+    Ok(Listing { records, revision, cluster })
+}
+
+async fn pages(mut connection: Connection, folder: &str) -> Result<Listing, etcd_client::Error> {
+    let mut listing = Listing { records: Vec::new(), revision: 0, cluster: 0 };
+    let (mut start, end) = (folder.as_bytes().to_vec(), end_of(folder));
+    loop {
+        let at = i64::try_from(listing.revision).unwrap_or(0);
+        let options = GetOptions::new().with_range(end.clone()).with_limit(PAGE).with_revision(at);
+        let mut answer = connection.kv.get(start, Some(options)).await?;
+        if listing.revision == 0 {
+            (listing.revision, listing.cluster) = position(answer.header());
+        }
+        let (more, kvs) = (answer.more(), answer.take_kvs());
+        let last = kvs.last().map(|kv| kv.key().to_vec());
+        listing.records.extend(kvs.into_iter().map(|kv| record(kv, folder)));
+        match last {
+            Some(key) if more => start = [key, vec![0]].concat(),
+            _ => return Ok(listing),
+        }
+    }
+}
+
+/// The first key behind everything that begins with `folder`, which ends in a slash.
+fn end_of(folder: &str) -> Vec<u8> {
+    let stem = folder.strip_suffix('/').unwrap_or(folder);
+    format!("{stem}0").into_bytes()
+}
+
+fn position(header: Option<&ResponseHeader>) -> (Revision, u64) {
+    header.map_or((0, 0), |header| (revision(header.revision()), header.cluster_id()))
+}
+
+fn revision(signed: i64) -> Revision {
+    Revision::try_from(signed).unwrap_or(0)
+}
+
+/// The key's part behind `folder`.
+fn name_of(key: &[u8], folder: &str) -> String {
+    String::from_utf8_lossy(key.strip_prefix(folder.as_bytes()).unwrap_or(key)).into_owned()
+}
+
+fn record(kv: etcd_client::KeyValue, folder: &str) -> Record {
+    let (created, modified) = (revision(kv.create_revision()), revision(kv.mod_revision()));
+    let lease = Some(kv.lease()).filter(|&id| id != 0);
+    let (key, value) = kv.into_key_value();
+    Record { name: name_of(&key, folder), value, created, modified, lease }
+}
+
+fn folder_of(key: &str) -> &str {
+    let end = key.rfind('/').map_or(0, |slash| slash + 1);
+    key.get(..end).unwrap_or_default()
+}
+
+fn compare(key: &str, condition: Condition) -> Compare {
+    match condition {
+        Condition::Absent => Compare::version(key, CompareOp::Equal, 0),
+        Condition::At(at) => {
+            Compare::mod_revision(key, CompareOp::Equal, i64::try_from(at).unwrap_or(i64::MAX))
+        }
+    }
+}
+
+fn seconds(ttl: Duration) -> i64 {
+    i64::try_from(ttl.as_secs().max(1)).unwrap_or(i64::MAX)
+}
+
+fn lifetime(seconds: i64) -> Duration {
+    Duration::from_secs(u64::try_from(seconds).unwrap_or(0))
+}
+
+impl KeyValue for EtcdV3 {
+    type Changes = ChangesV3;
+
+    async fn get(&self, key: &str, by: Instant) -> Result<Option<Record>, StoreError> {
+        self.members
+            .call(&format!("read {key}"), by, |mut connection| async move {
+                let mut answer = connection.kv.get(key, None).await.map_err(|error| failure(&error))?;
+                Ok(answer.take_kvs().pop().map(|kv| record(kv, folder_of(key))))
+            })
+            .await
+    }
+
+    async fn list(&self, folder: &str, by: Instant) -> Result<Listing, StoreError> {
+        self.range(folder, by).await
+    }
+
+    async fn grant(&self, ttl: Duration, by: Instant) -> Result<Grant, StoreError> {
+        // Our own choice of id: a second attempt cannot leave a lease behind that nobody knows.
+        let id = i64::try_from(random::bits() >> 1).unwrap_or(i64::MAX).max(1);
+        self.members
+            .call("grant a lease", by, |mut connection| async move {
+                let options = LeaseGrantOptions::new().with_id(id);
+                match connection.lease.grant(seconds(ttl), Some(options)).await {
+                    Ok(answer) => Ok(Grant { id: answer.id(), ttl: lifetime(answer.ttl()) }),
+                    Err(error) if v3_error::is_lease_exists(&error) => Ok(Grant { id, ttl }),
+                    Err(error) => Err(failure(&error)),
+                }
+            })
+            .await
+    }
+
+    async fn revoke(&self, lease: i64, by: Instant) -> Result<(), StoreError> {
+        self.members
+            .call("revoke a lease", by, |mut connection| async move {
+                match connection.lease.revoke(lease).await {
+                    Err(error) if !v3_error::is_lease_missing(&error) => Err(failure(&error)),
+                    _ => Ok(()),
+                }
+            })
+            .await
+    }
+
+    async fn put(&self, write: &Write<'_>, by: Instant) -> Result<Option<Revision>, StoreError> {
+        let options = write.grant.map(|grant| PutOptions::new().with_lease(grant.id));
+        let txn = Txn::new().when([compare(write.key, write.condition)]).and_then([TxnOp::put(
+            write.key,
+            write.value,
+            options,
+        )]);
+        self.transact(&format!("write {}", write.key), txn, by).await
+    }
+
+    async fn refresh(
+        &self,
+        key: &str,
+        modified: Revision,
+        grant: Grant,
+        by: Instant,
+    ) -> Result<Refreshed, StoreError> {
+        self.members
+            .call(&format!("prolong {key}"), by, |mut connection| async move {
+                match connection.lease.keep_alive(grant.id).await {
+                    Ok(_) => {}
+                    Err(error) if v3_error::is_lease_missing(&error) => return Ok(Refreshed::Gone),
+                    Err(error) => return Err(failure(&error)),
+                }
+                Ok(Refreshed::Alive { modified, ttl: grant.ttl })
+            })
+            .await
+    }
+
+    async fn lifetime(&self, lease: i64, by: Instant) -> Result<Option<Duration>, StoreError> {
+        self.members
+            .call("read a lease", by, |mut connection| async move {
+                let answer = connection.lease.time_to_live(lease, None::<LeaseTimeToLiveOptions>).await;
+                let answer = answer.map_err(|error| failure(&error))?;
+                Ok((answer.ttl() > 0).then(|| lifetime(answer.granted_ttl())))
+            })
+            .await
+    }
+
+    async fn delete(&self, key: &str, modified: Revision, by: Instant) -> Result<bool, StoreError> {
+        let txn = Txn::new()
+            .when([compare(key, Condition::At(modified))])
+            .and_then([TxnOp::delete(key, None::<DeleteOptions>)]);
+        Ok(self.transact(&format!("delete {key}"), txn, by).await?.is_some())
+    }
+
+    async fn watch(&self, folder: &str, from: Revision, by: Instant) -> Result<Opened<ChangesV3>, Broken> {
+        let doing = format!("watch {folder}");
+        let opening = self.members.call(&doing, by, |connection| open(connection, folder, from));
+        match opening.await.map_err(Broken::Failed)? {
+            Opening::Opened(opened) => Ok(*opened),
+            Opening::Compacted => Err(Broken::Compacted),
+        }
+    }
+
+    fn describe(&self) -> String {
+        format!("etcd v3 at {}", self.members.describe())
+    }
+}
+
+impl EtcdV3 {
+    /// The revision after a transaction whose condition held.
+    async fn transact(&self, doing: &str, txn: Txn, by: Instant) -> Result<Option<Revision>, StoreError> {
+        self.members
+            .call(doing, by, |mut connection| {
+                let txn = txn.clone();
+                async move {
+                    let answer = connection.kv.txn(txn).await.map_err(|error| failure(&error))?;
+                    Ok(answer.succeeded().then(|| position(answer.header()).0))
+                }
+            })
+            .await
+    }
+}
+
+/// What the store says to a new watch.
+enum Opening {
+    Opened(Box<Opened<ChangesV3>>),
+    Compacted,
+}
+
+async fn open(mut connection: Connection, folder: &str, from: Revision) -> Result<Opening, Failure> {
+    if connection.logged_in {
+        // A request heals a token that ran out; a watch would be cancelled.
+        let options = GetOptions::new().with_count_only();
+        connection.kv.get(folder, Some(options)).await.map_err(|error| failure(&error))?;
+    }
+    let options = WatchOptions::new()
+        .with_prefix()
+        .with_start_revision(i64::try_from(from).unwrap_or(i64::MAX))
+        .with_progress_notify()
+        .with_fragment();
+    let opened = connection.watch.watch(folder, Some(options)).await;
+    let mut stream = opened.map_err(|error| failure(&error))?;
+    let first = stream.message().await.map_err(|error| failure(&error))?;
+    let Some(first) = first else { return Err(Failure::Dead("the watch ended at once".to_owned())) };
+    if first.canceled() {
+        return match first.compact_revision() {
+            0 => Err(v3_error::cancelled(first.cancel_reason())),
+            _ => Ok(Opening::Compacted),
+        };
+    }
+    let (revision, cluster) = position(first.header());
+    let changes = ChangesV3 { stream, folder: folder.to_owned() };
+    Ok(Opening::Opened(Box::new(Opened { changes, revision, cluster })))
+}
+
+/// A watch over gRPC.
+#[derive(Debug)]
+pub struct ChangesV3 {
+    stream: WatchStream,
+    folder: String,
+}
+
+impl ChangesV3 {
+    fn broken(&self, failure: Failure) -> Broken {
+        let doing = || format!("watch {}", self.folder);
+        Broken::Failed(match failure {
+            Failure::Refused(reason) => StoreError::Refused { doing: doing(), reason },
+            Failure::Config(reason) => StoreError::Config(reason),
+            Failure::Dead(reason) | Failure::Busy(reason) | Failure::Stale(reason) => {
+                StoreError::Unreachable(format!("the watch broke: {reason}"))
+            }
+        })
+    }
+
+    fn event(&self, event: &etcd_client::Event) -> Option<Event> {
+        let kv = event.kv()?;
+        // A deleted key has version 0. The event's own type is not asked: an unknown one would panic.
+        Some(match kv.version() {
+            0 => Event::Delete(name_of(kv.key(), &self.folder), revision(kv.mod_revision())),
+            _ => Event::Put(record(kv.clone(), &self.folder)),
+        })
+    }
+}
+
+impl Changes for ChangesV3 {
+    async fn next(&mut self) -> Result<Batch, Broken> {
+        let message = self.stream.message().await;
+        let answer = match message {
+            Ok(Some(answer)) => answer,
+            Ok(None) => return Err(self.broken(Failure::Dead("the server ended it".to_owned()))),
+            Err(error) => return Err(self.broken(failure(&error))),
+        };
+        if answer.canceled() {
+            return Err(match answer.compact_revision() {
+                0 => self.broken(v3_error::cancelled(answer.cancel_reason())),
+                _ => Broken::Compacted,
+            });
+        }
+        // A revision may be split over messages: the last one seen is asked for again.
+        let resume = match answer.events().last().and_then(etcd_client::Event::kv) {
+            Some(kv) => revision(kv.mod_revision()),
+            None => position(answer.header()).0,
+        };
+        let events = answer.events().iter().filter_map(|event| self.event(event)).collect();
+        Ok(Batch { events, resume })
+    }
+}

@@ -1,0 +1,186 @@
+//! The shared store that holds the network config and the leases.
+//!
+//! The daemon sees [`LeaseStore`] and the values below; what speaks to etcd stays in this folder.
+//! Nothing here decides: it lists, writes conditionally and reports. Decisions are in `model::acquire`.
+
+mod certificate;
+mod config;
+mod connect;
+mod endpoints;
+mod etcd;
+mod etcd_v3;
+mod etcd_v3_error;
+mod key_value;
+mod memory;
+mod random;
+mod tls;
+mod tls_verify;
+mod watch;
+
+pub use config::{Config, TlsFiles};
+pub use etcd::Etcd;
+pub use etcd_v3::EtcdV3;
+pub use memory::{Memory, MemoryStore};
+
+use std::future::Future;
+use std::time::Duration;
+
+use ipnetwork::Ipv4Network;
+
+use crate::model::LeaseAttrs;
+
+/// Revision of the store or of a key, counted by the store. Only comparable within one store.
+pub type Revision = u64;
+
+/// A lease key as listed or watched. The value is raw: it is not trusted until the model has read it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Record {
+    /// The last part of the key (`10.200.88.0-24`), below `PREFIX/subnets/`. May be any text.
+    pub name: String,
+    /// The value's bytes.
+    pub value: Vec<u8>,
+    /// When the key was created.
+    pub created: Revision,
+    /// When the key was last written.
+    pub modified: Revision,
+    /// The id of the etcd lease bound to the key. `None`: the key never expires (a reservation).
+    pub lease: Option<i64>,
+}
+
+/// All lease keys at one revision.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Snapshot {
+    /// Every key below `PREFIX/subnets/`.
+    pub records: Vec<Record>,
+    /// Where a watch has to start so that nothing is missed.
+    pub next: Revision,
+}
+
+/// A change of one lease key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// Created or written.
+    Put(Record),
+    /// Deleted or expired: the last part of the key, and the revision of the deletion.
+    Delete(String, Revision),
+}
+
+/// What a watch delivers. After a `Snapshot` everything known before is void.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Update {
+    /// Changes in order.
+    Events(Vec<Event>),
+    /// The whole list: the watch could not be resumed (compaction), or the store was replaced.
+    Snapshot(Snapshot),
+    /// The watch is down; it is being reopened. Sent once when it starts.
+    Down(StoreError),
+    /// The watch works again after `Down`.
+    Up,
+}
+
+/// Our own key as the last write or reading of it left it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Held {
+    /// The leased subnet.
+    pub subnet: Ipv4Network,
+    /// What stands in the key.
+    pub attrs: LeaseAttrs,
+    /// Revision of the key; every later write compares with it.
+    pub modified: Revision,
+    /// The etcd lease bound to the key; `None` for a reservation, which never expires.
+    pub lease: Option<i64>,
+    /// How long the key lives from the moment the request was *sent*; `None` for a reservation, and for a key that was only read:
+    /// then the next renewal finds out.
+    pub ttl: Option<Duration>,
+}
+
+/// Answer to a conditional write.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Written {
+    /// The key is ours now.
+    Held(Held),
+    /// The condition did not hold: somebody else wrote, created or deleted the key. Nothing was changed.
+    Conflict,
+}
+
+/// Answer to a renewal.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Renewal {
+    /// The key lives on.
+    Held(Held),
+    /// The key is gone or holds something else: not ours any more. Carries what stands there now.
+    Lost(Option<Record>),
+}
+
+/// Why the store could not do what was asked. Every variant is worth a retry unless it says otherwise.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum StoreError {
+    /// No endpoint answered. The text names the endpoints and each one's reason.
+    #[error("no etcd endpoint answers: {0}")]
+    Unreachable(String),
+    /// An endpoint answered with an error.
+    #[error("etcd refused to {doing}: {reason}")]
+    Refused {
+        /// What was asked (`list leases below PREFIX/subnets/`).
+        doing: String,
+        /// etcd's own words.
+        reason: String,
+    },
+    /// A file or option of the connection is unusable. Retrying does not help until somebody changes it.
+    #[error("{0}")]
+    Config(String),
+}
+
+/// Reads and conditionally writes leases. Cheap to clone; clones share the connection.
+///
+/// Every call has a deadline of its own and tries all endpoints before it fails.
+pub trait LeaseStore: Clone + Send + Sync + 'static {
+    /// The text of `PREFIX/config`; `Ok(None)` when the key is missing.
+    fn network_config(&self) -> impl Future<Output = Result<Option<Vec<u8>>, StoreError>> + Send;
+
+    /// All leases, in one request (paged only when the answer would be too large).
+    fn list(&self) -> impl Future<Output = Result<Snapshot, StoreError>> + Send;
+
+    /// Creates the key of `subnet`, living for `ttl`, if it does not exist.
+    fn create(
+        &self,
+        subnet: Ipv4Network,
+        attrs: &LeaseAttrs,
+        ttl: Duration,
+    ) -> impl Future<Output = Result<Written, StoreError>> + Send;
+
+    /// Writes `attrs` into an existing key if its revision is still `record.modified`. A key without an etcd lease
+    /// stays one (a reservation); otherwise the key gets a new etcd lease of `ttl`, and the former one is revoked.
+    fn update(
+        &self,
+        subnet: Ipv4Network,
+        record: &Record,
+        attrs: &LeaseAttrs,
+        ttl: Duration,
+    ) -> impl Future<Output = Result<Written, StoreError>> + Send;
+
+    /// Prolongs our key without writing it, after checking that it is still as `held` says. If the etcd lease alone is gone
+    /// (the key stands, bound to nothing alive) the key is written again under a new lease of `ttl`, by compare-and-swap.
+    fn renew(&self, held: &Held, ttl: Duration) -> impl Future<Output = Result<Renewal, StoreError>> + Send;
+
+    /// Deletes a key of ours if its revision is still `modified`. `Ok(false)`: it has changed or is gone.
+    fn delete(
+        &self,
+        subnet: Ipv4Network,
+        modified: Revision,
+    ) -> impl Future<Output = Result<bool, StoreError>> + Send;
+
+    /// Delivers every change from `next` on to `sink` until `sink` is closed. Reopens broken streams with back-off and jitter,
+    /// lists again after a compaction, and never ends by itself.
+    fn watch(
+        &self,
+        next: Revision,
+        sink: tokio::sync::mpsc::Sender<Update>,
+    ) -> impl Future<Output = ()> + Send;
+
+    /// The key of the network config, for messages.
+    fn config_key(&self) -> String;
+
+    /// Words for logs: which API and endpoints, without secrets.
+    fn describe(&self) -> String;
+}

@@ -1,0 +1,322 @@
+//! What every store has to do, over the one in memory and a real etcd.
+
+mod store_support;
+
+use std::time::Duration;
+
+use flanneld::store::{Etcd, EtcdV3, Event, Held, LeaseStore, Memory, Record, Renewal, Update, Written};
+use store_support::{PREFIX, Server, Watching, attrs, eventually, key, name, subnet};
+
+const DAY: Duration = Duration::from_secs(86_400);
+
+/// A store and what others do to it.
+trait Lab {
+    type Store: LeaseStore;
+
+    fn store(&self) -> Self::Store;
+    async fn set(&self, key: &str, value: &str, ttl: Option<Duration>);
+    async fn remove(&self, key: &str);
+    /// Makes the store forget all changes so far, so that a watch from the past has to fail.
+    async fn forget(&self);
+}
+
+struct InMemory(Memory);
+
+impl Lab for InMemory {
+    type Store = Etcd<Memory>;
+
+    fn store(&self) -> Self::Store {
+        Etcd::new(self.0.clone(), PREFIX)
+    }
+
+    async fn set(&self, key: &str, value: &str, ttl: Option<Duration>) {
+        self.0.set(key, value, ttl);
+    }
+
+    async fn remove(&self, key: &str) {
+        self.0.remove(key);
+    }
+
+    async fn forget(&self) {
+        self.0.compact();
+    }
+}
+
+struct V3(Server);
+
+impl Lab for V3 {
+    type Store = Etcd<EtcdV3>;
+
+    fn store(&self) -> Self::Store {
+        Etcd::new(EtcdV3::new(&self.0.config()).unwrap(), PREFIX)
+    }
+
+    async fn set(&self, key: &str, value: &str, ttl: Option<Duration>) {
+        let mut client = self.0.client().await;
+        let options = match ttl {
+            None => None,
+            Some(ttl) => {
+                let seconds = i64::try_from(ttl.as_secs()).unwrap();
+                let id = client.lease_grant(seconds, None).await.unwrap().id();
+                Some(etcd_client::PutOptions::new().with_lease(id))
+            }
+        };
+        client.put(key, value, options).await.unwrap();
+    }
+
+    async fn remove(&self, key: &str) {
+        self.0.client().await.delete(key, None).await.unwrap();
+    }
+
+    async fn forget(&self) {
+        let mut client = self.0.client().await;
+        let revision = client.put("/elsewhere", "", None).await.unwrap().header().unwrap().revision();
+        client.compact(revision, None).await.unwrap();
+    }
+}
+
+fn held(written: Written) -> Held {
+    match written {
+        Written::Held(held) => held,
+        Written::Conflict => panic!("conflict"),
+    }
+}
+
+async fn records<S: LeaseStore>(store: &S) -> Vec<Record> {
+    store.list().await.unwrap().records
+}
+
+async fn only_record<S: LeaseStore>(store: &S) -> Record {
+    let records = records(store).await;
+    assert_eq!(records.len(), 1, "{records:?}");
+    records.into_iter().next().unwrap()
+}
+
+/// Events until one is about `name`.
+async fn event_about(watching: &mut Watching, name: &str) -> Event {
+    loop {
+        let Update::Events(events) = watching.next().await else { continue };
+        let about = |event: &Event| match event {
+            Event::Put(record) => record.name == name,
+            Event::Delete(deleted, _) => deleted == name,
+        };
+        if let Some(event) = events.into_iter().find(about) {
+            return event;
+        }
+    }
+}
+
+async fn the_config_is_read_or_missing(lab: impl Lab) {
+    let store = lab.store();
+    assert_eq!(store.network_config().await.unwrap(), None);
+    lab.set(&format!("{PREFIX}/config"), r#"{"Network":"10.200.0.0/16"}"#, None).await;
+    assert_eq!(store.network_config().await.unwrap().unwrap(), br#"{"Network":"10.200.0.0/16"}"#);
+}
+
+async fn an_empty_store_is_an_empty_list_to_watch_from(lab: impl Lab) {
+    let store = lab.store();
+    let snapshot = store.list().await.unwrap();
+    assert_eq!(snapshot.records, []);
+    let mut watching = Watching::from(&store, snapshot.next);
+    lab.set(&key(1), "x", None).await;
+    assert!(matches!(event_about(&mut watching, &name(1)).await, Event::Put(_)));
+    watching.close().await;
+}
+
+async fn a_subnet_is_created_once(lab: impl Lab) {
+    let store = lab.store();
+    let first = held(store.create(subnet(1), &attrs(1), DAY).await.unwrap());
+    assert_eq!((first.subnet, &first.attrs, first.ttl), (subnet(1), &attrs(1), Some(DAY)));
+    assert_eq!(store.create(subnet(1), &attrs(2), DAY).await.unwrap(), Written::Conflict);
+    let record = only_record(&store).await;
+    assert_eq!(record.name, name(1));
+    assert_eq!(record.value, attrs(1).to_json().as_bytes());
+    assert_eq!((record.modified, record.lease), (first.modified, first.lease));
+    assert!(record.lease.is_some());
+}
+
+async fn of_many_that_create_the_same_subnet_one_wins(lab: impl Lab) {
+    let mut tasks = tokio::task::JoinSet::new();
+    for number in 0..12 {
+        let store = lab.store();
+        tasks.spawn(async move { store.create(subnet(1), &attrs(number), DAY).await.unwrap() });
+    }
+    let written = tasks.join_all().await;
+    let won: Vec<_> = written.into_iter().filter(|written| *written != Written::Conflict).collect();
+    assert_eq!(won.len(), 1, "{won:?}");
+}
+
+async fn an_update_needs_the_revision_that_was_read(lab: impl Lab) {
+    let store = lab.store();
+    let first = held(store.create(subnet(1), &attrs(1), DAY).await.unwrap());
+    let record = only_record(&store).await;
+    let second = held(store.update(subnet(1), &record, &attrs(2), DAY).await.unwrap());
+    assert!(second.modified > first.modified);
+    let stale = store.update(subnet(1), &record, &attrs(3), DAY).await.unwrap();
+    assert_eq!(stale, Written::Conflict);
+    // The former lease is gone, and the key did not go with it.
+    let now = only_record(&store).await;
+    assert_eq!((now.modified, now.lease), (second.modified, second.lease));
+    assert_eq!(now.value, attrs(2).to_json().as_bytes());
+    assert_eq!(now.created, record.created);
+}
+
+async fn an_update_of_a_deleted_key_is_a_conflict(lab: impl Lab) {
+    let store = lab.store();
+    held(store.create(subnet(1), &attrs(1), DAY).await.unwrap());
+    let record = only_record(&store).await;
+    lab.remove(&key(1)).await;
+    assert_eq!(store.update(subnet(1), &record, &attrs(1), DAY).await.unwrap(), Written::Conflict);
+    assert_eq!(records(&store).await, []);
+}
+
+async fn a_reservation_stays_one(lab: impl Lab) {
+    let store = lab.store();
+    lab.set(&key(1), &attrs(1).to_json(), None).await;
+    let record = only_record(&store).await;
+    assert_eq!(record.lease, None);
+    let updated = held(store.update(subnet(1), &record, &attrs(2), DAY).await.unwrap());
+    assert_eq!((updated.lease, updated.ttl), (None, None));
+    assert_eq!(store.renew(&updated, DAY).await.unwrap(), Renewal::Held(updated.clone()));
+    let now = only_record(&store).await;
+    assert_eq!((now.lease, now.modified), (None, updated.modified));
+}
+
+async fn a_renewal_prolongs_without_an_event(lab: impl Lab) {
+    let store = lab.store();
+    let ttl = Duration::from_secs(2);
+    let mut mine = held(store.create(subnet(1), &attrs(1), ttl).await.unwrap());
+    let mut watching = Watching::from(&store, store.list().await.unwrap().next);
+    let until = tokio::time::Instant::now() + ttl * 2;
+    while tokio::time::Instant::now() < until {
+        match store.renew(&mine, ttl).await.unwrap() {
+            Renewal::Held(held) => mine = held,
+            Renewal::Lost(record) => panic!("lost: {record:?}"),
+        }
+        tokio::time::sleep(ttl / 10).await;
+    }
+    assert_eq!(only_record(&store).await.lease, mine.lease);
+    // The first that is heard of the key is its end, when nobody renews it any more.
+    let Update::Events(events) = watching.next().await else { panic!("no events") };
+    assert!(matches!(&events[..], [Event::Delete(deleted, _)] if *deleted == name(1)), "{events:?}");
+    assert_eq!(store.renew(&mine, ttl).await.unwrap(), Renewal::Lost(None));
+}
+
+async fn a_renewal_tells_what_stands_in_place_of_ours(lab: impl Lab) {
+    let store = lab.store();
+    let mine = held(store.create(subnet(1), &attrs(1), DAY).await.unwrap());
+    lab.set(&key(1), &attrs(2).to_json(), Some(DAY)).await;
+    let Renewal::Lost(Some(record)) = store.renew(&mine, DAY).await.unwrap() else { panic!("not lost") };
+    assert_eq!(record.value, attrs(2).to_json().as_bytes());
+    lab.remove(&key(1)).await;
+    assert_eq!(store.renew(&mine, DAY).await.unwrap(), Renewal::Lost(None));
+}
+
+async fn a_key_is_deleted_only_at_the_known_revision(lab: impl Lab) {
+    let store = lab.store();
+    let mine = held(store.create(subnet(1), &attrs(1), DAY).await.unwrap());
+    let mut watching = Watching::from(&store, store.list().await.unwrap().next);
+    assert!(!store.delete(subnet(1), mine.modified + 1000).await.unwrap());
+    assert!(store.delete(subnet(1), mine.modified).await.unwrap());
+    assert!(matches!(event_about(&mut watching, &name(1)).await, Event::Delete(..)));
+    eventually("the key is gone", async || records(&store).await.is_empty().then_some(())).await;
+    assert!(!store.delete(subnet(1), mine.modified).await.unwrap());
+}
+
+async fn a_watch_misses_nothing_since_the_list(lab: impl Lab) {
+    let store = lab.store();
+    lab.set(&key(1), "before", None).await;
+    let next = store.list().await.unwrap().next;
+    lab.set(&key(2), "two", None).await;
+    lab.set(&key(3), "three", None).await;
+    lab.remove(&key(2)).await;
+    let mut watching = Watching::from(&store, next);
+    let mut seen = Vec::new();
+    while seen.len() < 3 {
+        let Update::Events(events) = watching.next().await else { panic!("no events") };
+        seen.extend(events);
+    }
+    let [Event::Put(two), Event::Put(three), Event::Delete(gone, revision)] = &seen[..] else {
+        panic!("{seen:?}")
+    };
+    assert_eq!((&two.name, &two.value[..]), (&name(2), &b"two"[..]));
+    assert_eq!((&three.name, &three.value[..]), (&name(3), &b"three"[..]));
+    assert_eq!(gone, &name(2));
+    assert!(two.modified < three.modified && three.modified < *revision);
+    watching.close().await;
+}
+
+async fn keys_beside_the_folder_are_none_of_ours(lab: impl Lab) {
+    let store = lab.store();
+    let mut watching = Watching::from(&store, store.list().await.unwrap().next);
+    lab.set(&format!("{PREFIX}/subnets2/{}", name(1)), "x", None).await;
+    lab.set(&format!("{PREFIX}/config"), "x", None).await;
+    lab.set(&key(2), "x", None).await;
+    let Update::Events(events) = watching.next().await else { panic!("no events") };
+    assert!(matches!(&events[..], [Event::Put(record)] if record.name == name(2)), "{events:?}");
+    assert_eq!(only_record(&store).await.name, name(2));
+}
+
+async fn junk_is_passed_on_as_it_is(lab: impl Lab) {
+    let store = lab.store();
+    let mut watching = Watching::from(&store, store.list().await.unwrap().next);
+    for junk in ["junk", "deeper/junk", "10.200.1.0-24&fd00::-64"] {
+        lab.set(&format!("{PREFIX}/subnets/{junk}"), "no json", None).await;
+        let Event::Put(record) = event_about(&mut watching, junk).await else { panic!("no put") };
+        assert_eq!(record.value, b"no json");
+    }
+    let mut names: Vec<_> = records(&store).await.into_iter().map(|record| record.name).collect();
+    names.sort();
+    assert_eq!(names, ["10.200.1.0-24&fd00::-64", "deeper/junk", "junk"]);
+}
+
+async fn a_watch_from_a_forgotten_past_delivers_the_list(lab: impl Lab) {
+    let store = lab.store();
+    let next = store.list().await.unwrap().next;
+    lab.set(&key(1), "one", None).await;
+    lab.set(&key(2), "two", None).await;
+    lab.forget().await;
+    let mut watching = Watching::from(&store, next);
+    let Update::Snapshot(snapshot) = watching.next().await else { panic!("no snapshot") };
+    let mut names: Vec<_> = snapshot.records.into_iter().map(|record| record.name).collect();
+    names.sort();
+    assert_eq!(names, [name(1), name(2)]);
+    lab.set(&key(3), "three", None).await;
+    assert!(matches!(event_about(&mut watching, &name(3)).await, Event::Put(_)));
+    watching.close().await;
+}
+
+macro_rules! contract {
+    ($($test:ident)*) => {
+        mod memory {
+            $(#[tokio::test(start_paused = true)]
+            async fn $test() {
+                super::$test(super::InMemory(super::Memory::default())).await;
+            })*
+        }
+
+        mod v3 {
+            $(#[tokio::test]
+            async fn $test() {
+                super::$test(super::V3(super::store_support::etcd(&[]).await)).await;
+            })*
+        }
+    };
+}
+
+contract! {
+    the_config_is_read_or_missing
+    an_empty_store_is_an_empty_list_to_watch_from
+    a_subnet_is_created_once
+    of_many_that_create_the_same_subnet_one_wins
+    an_update_needs_the_revision_that_was_read
+    an_update_of_a_deleted_key_is_a_conflict
+    a_reservation_stays_one
+    a_renewal_prolongs_without_an_event
+    a_renewal_tells_what_stands_in_place_of_ours
+    a_key_is_deleted_only_at_the_known_revision
+    a_watch_misses_nothing_since_the_list
+    keys_beside_the_folder_are_none_of_ours
+    junk_is_passed_on_as_it_is
+    a_watch_from_a_forgotten_past_delivers_the_list
+}

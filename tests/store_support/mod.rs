@@ -1,0 +1,269 @@
+//! Real etcd servers for the store's tests: on loopback, ephemeral ports, gone with the handle.
+#![allow(dead_code, unreachable_pub, reason = "each test binary uses a part of it")]
+
+use std::future::Future;
+use std::net::TcpListener;
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use flanneld::model::{LeaseAttrs, MacAddr, VxlanData};
+use flanneld::store::{Config, LeaseStore, Revision, Update};
+use tempfile::TempDir;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::sync::mpsc::{self, Receiver};
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+
+/// How long anything in these tests may take before it counts as hung.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+/// The folder the tests work in.
+pub const PREFIX: &str = "/test/network";
+
+/// Polls until `probe` gives something, or panics with `what`.
+pub async fn eventually<T, F, A>(what: &str, probe: F) -> T
+where
+    F: Fn() -> A,
+    A: Future<Output = Option<T>>,
+{
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        if let Some(found) = probe().await {
+            return found;
+        }
+        assert!(Instant::now() < deadline, "not within {PATIENCE:?}: {what}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// A server process; killed with the handle, and by the kernel if this process dies.
+pub struct Server {
+    child: Child,
+    dir: TempDir,
+    pub url: String,
+    args: Vec<String>,
+}
+
+/// Ports that were free a moment ago.
+fn free_ports<const N: usize>() -> [u16; N] {
+    let listeners = [(); N].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
+    listeners.map(|listener| listener.local_addr().unwrap().port())
+}
+
+fn data_dir() -> TempDir {
+    let memory = PathBuf::from("/dev/shm");
+    if memory.is_dir() { TempDir::new_in(memory).unwrap() } else { TempDir::new().unwrap() }
+}
+
+fn spawn(dir: &TempDir, args: &[String]) -> Child {
+    let log = std::fs::File::create(dir.path().join("log")).unwrap();
+    let mut command = Command::new("etcd");
+    command.args(args).arg("--data-dir").arg(dir.path().join("data"));
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
+    command.env_clear().env("PATH", std::env::var_os("PATH").unwrap());
+    // SAFETY: prctl is async-signal-safe and touches no memory of ours.
+    unsafe {
+        command.pre_exec(|| match nix::libc::prctl(nix::libc::PR_SET_PDEATHSIG, nix::libc::SIGKILL) {
+            0 => Ok(()),
+            _ => Err(std::io::Error::last_os_error()),
+        });
+    }
+    command.spawn().expect("etcd runs (Debian: etcd-server)")
+}
+
+/// One member alone, with short election times so that short leases are possible.
+pub async fn etcd(extra: &[&str]) -> Server {
+    etcd_on("http", extra).await
+}
+
+/// One member alone whose clients use `scheme`.
+pub async fn etcd_on(scheme: &str, extra: &[&str]) -> Server {
+    for _ in 0..5 {
+        let [client, peer] = free_ports();
+        let (url, peer) = (format!("{scheme}://127.0.0.1:{client}"), format!("http://127.0.0.1:{peer}"));
+        let server = member("one", &url, &peer, &format!("one={peer}"), extra);
+        if let Some(server) = ready(server, scheme == "https").await {
+            return server;
+        }
+    }
+    panic!("etcd did not start five times");
+}
+
+/// Three members of one cluster.
+pub async fn cluster(extra: &[&str]) -> Vec<Server> {
+    'again: for _ in 0..5 {
+        let ports: [u16; 6] = free_ports();
+        let peers: Vec<String> = ports[3..].iter().map(|port| format!("http://127.0.0.1:{port}")).collect();
+        let all = format!("a={},b={},c={}", peers[0], peers[1], peers[2]);
+        let started: Vec<Server> = ["a", "b", "c"]
+            .iter()
+            .enumerate()
+            .map(|(index, name)| {
+                member(name, &format!("http://127.0.0.1:{}", ports[index]), &peers[index], &all, extra)
+            })
+            .collect();
+        let mut servers = Vec::new();
+        for server in started {
+            match ready(server, false).await {
+                Some(server) => servers.push(server),
+                None => continue 'again,
+            }
+        }
+        return servers;
+    }
+    panic!("a cluster did not start five times");
+}
+
+fn member(name: &str, url: &str, peer: &str, all: &str, extra: &[&str]) -> Server {
+    let dir = data_dir();
+    let mut args: Vec<String> = [
+        "--name",
+        name,
+        "--listen-client-urls",
+        url,
+        "--advertise-client-urls",
+        url,
+        "--listen-peer-urls",
+        peer,
+        "--initial-advertise-peer-urls",
+        peer,
+        "--initial-cluster",
+        all,
+        "--heartbeat-interval=50",
+        "--election-timeout=500",
+    ]
+    .map(str::to_owned)
+    .to_vec();
+    args.extend(extra.iter().map(|&arg| arg.to_owned()));
+    Server { child: spawn(&dir, &args), dir, url: url.to_owned(), args }
+}
+
+/// Waits until the server serves; `None` if it ended instead (its port was taken meanwhile).
+async fn ready(mut server: Server, encrypted: bool) -> Option<Server> {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        if server.child.try_wait().unwrap().is_some() {
+            return None;
+        }
+        let serving = if encrypted { accepts(&server).await } else { is_healthy(&server).await };
+        if serving {
+            return Some(server);
+        }
+        assert!(Instant::now() < deadline, "etcd does not answer:\n{}", server.log());
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+async fn accepts(server: &Server) -> bool {
+    server.log().contains("ready to serve client requests")
+        && tokio::net::TcpStream::connect(server.address()).await.is_ok()
+}
+
+async fn is_healthy(server: &Server) -> bool {
+    let Ok(mut stream) = tokio::net::TcpStream::connect(server.address()).await else { return false };
+    let request = b"GET /health HTTP/1.0\r\nHost: etcd\r\n\r\n";
+    let mut answer = String::new();
+    stream.write_all(request).await.is_ok()
+        && stream.read_to_string(&mut answer).await.is_ok()
+        && answer.contains("\"true\"")
+}
+
+impl Server {
+    pub fn address(&self) -> &str {
+        self.url.split("://").nth(1).unwrap()
+    }
+
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.dir.path().join("log")).unwrap_or_default()
+    }
+
+    pub fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// Starts the killed server again; with `wipe` it has lost its data.
+    pub async fn restart(&mut self, wipe: bool) {
+        if wipe {
+            std::fs::remove_dir_all(self.dir.path().join("data")).unwrap();
+        }
+        self.child = spawn(&self.dir, &self.args);
+        eventually("etcd serves again", async || is_healthy(self).await.then_some(())).await;
+    }
+
+    pub fn signal(&self, signal: nix::libc::c_int) {
+        // SAFETY: sends a signal to a child that has not been waited for.
+        assert_eq!(unsafe { nix::libc::kill(i32::try_from(self.child.id()).unwrap(), signal) }, 0);
+    }
+
+    /// A plain client, for what operators and other nodes do.
+    pub async fn client(&self) -> etcd_client::Client {
+        etcd_client::Client::connect([&self.url], None).await.unwrap()
+    }
+
+    pub fn config(&self) -> Config {
+        config(&[self])
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+pub fn config(servers: &[&Server]) -> Config {
+    Config {
+        endpoints: servers.iter().map(|server| server.url.clone()).collect(),
+        prefix: PREFIX.to_owned(),
+        ..Config::default()
+    }
+}
+
+/// The value of node `number`.
+pub fn attrs(number: u8) -> LeaseAttrs {
+    let data = VxlanData { vni: 1, mac: MacAddr::new([2, 0, 0, 0, 0, number]) };
+    LeaseAttrs::vxlan([10, 0, 0, number].into(), data, None)
+}
+
+/// The subnet of node `number`.
+pub fn subnet(number: u8) -> ipnetwork::Ipv4Network {
+    format!("10.200.{number}.0/24").parse().unwrap()
+}
+
+pub fn name(number: u8) -> String {
+    format!("10.200.{number}.0-24")
+}
+
+pub fn key(number: u8) -> String {
+    format!("{PREFIX}/subnets/{}", name(number))
+}
+
+/// A watch in a task of its own.
+pub struct Watching {
+    pub updates: Receiver<Update>,
+    task: JoinHandle<()>,
+}
+
+impl Watching {
+    pub fn from<S: LeaseStore>(store: &S, next: Revision) -> Self {
+        let (sink, updates) = mpsc::channel(1000);
+        let store = store.clone();
+        Self { updates, task: tokio::spawn(async move { store.watch(next, sink).await }) }
+    }
+
+    pub async fn next(&mut self) -> Update {
+        tokio::time::timeout(PATIENCE, self.updates.recv())
+            .await
+            .expect("an update in time")
+            .expect("a watch")
+    }
+
+    /// Waits for the task to end after the receiver was closed.
+    pub async fn close(mut self) {
+        self.updates.close();
+        tokio::time::timeout(PATIENCE, self.task).await.expect("the watch ends").unwrap();
+    }
+}
