@@ -40,9 +40,27 @@ fn mentions(folder: &str, words: &[&str]) -> Vec<String> {
 #[test]
 fn the_model_touches_nothing() {
     let world = [
-        "std::fs", "std::process", "std::env", "std::time::Instant", "std::time::SystemTime", "std::thread", "UdpSocket",
-        "TcpStream", "tokio", "tracing", "getrandom", "nix::", "rtnetlink", "netlink_packet", "etcd_client",
-        "crate::kernel", "crate::store", "crate::daemon", "crate::options", "crate::subnet_env", "crate::firewall",
+        "std::fs",
+        "std::process",
+        "std::env",
+        "std::time::Instant",
+        "std::time::SystemTime",
+        "std::thread",
+        "UdpSocket",
+        "TcpStream",
+        "tokio",
+        "tracing",
+        "getrandom",
+        "nix::",
+        "rtnetlink",
+        "netlink_packet",
+        "etcd_client",
+        "crate::kernel",
+        "crate::store",
+        "crate::daemon",
+        "crate::options",
+        "crate::subnet_env",
+        "crate::firewall",
     ];
     assert_eq!(mentions("src/model", &world), Vec::<String>::new());
 }
@@ -55,6 +73,12 @@ fn the_daemon_knows_no_netlink_and_no_etcd() {
 
 #[test]
 fn store_and_kernel_do_not_know_each_other() {
-    assert_eq!(mentions("src/store", &["crate::kernel", "crate::firewall", "crate::daemon"]), Vec::<String>::new());
-    assert_eq!(mentions("src/kernel", &["crate::store", "crate::firewall", "crate::daemon"]), Vec::<String>::new());
+    assert_eq!(
+        mentions("src/store", &["crate::kernel", "crate::firewall", "crate::daemon"]),
+        Vec::<String>::new()
+    );
+    assert_eq!(
+        mentions("src/kernel", &["crate::store", "crate::firewall", "crate::daemon"]),
+        Vec::<String>::new()
+    );
 }

@@ -126,7 +126,10 @@ fn choose_interface<K: Kernel>(settings: &Settings, kernel: &mut K) -> Result<Ex
 fn wanted_vtep(config: &NetworkConfig, external: &ExternalInterface) -> Result<Vtep, Fatal> {
     let outer = config.vxlan.mtu.unwrap_or(external.mtu);
     let mtu = outer.inside_vxlan().map_err(|error| {
-        Fatal::Interface(format!("{} has MTU {outer}, which leaves too little for VXLAN: {error}", external.name))
+        Fatal::Interface(format!(
+            "{} has MTU {outer}, which leaves too little for VXLAN: {error}",
+            external.name
+        ))
     })?;
     Ok(Vtep {
         name: IfName::of_vtep(config.vxlan.vni),
@@ -172,9 +175,12 @@ impl From<AcquireError> for Fatal {
 
 /// The subnets and addresses that must never be routed into the overlay.
 #[must_use]
-pub(super) fn underlay_addresses(settings: &Settings, external: &ExternalInterface, public_ip: Ipv4Addr) -> Vec<Ipv4Addr> {
+pub(super) fn underlay_addresses(
+    settings: &Settings,
+    external: &ExternalInterface,
+    public_ip: Ipv4Addr,
+) -> Vec<Ipv4Addr> {
     let mut addresses = settings.store_addresses.clone();
     addresses.extend([external.address, public_ip]);
     addresses
 }
-

@@ -321,7 +321,13 @@ pub(super) fn log_report(cause: &'static str, report: &Report, took: Duration) {
     if !report.is_empty() {
         let ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
         let sum = |counts: &BTreeMap<OperationKind, u64>| counts.values().sum::<u64>();
-        info!(cause, changed = sum(&report.done), failed = sum(&report.failed), ms, "kernel brought up to date");
+        info!(
+            cause,
+            changed = sum(&report.done),
+            failed = sum(&report.failed),
+            ms,
+            "kernel brought up to date"
+        );
     }
 }
 

@@ -129,6 +129,7 @@ pub async fn run<S: LeaseStore, K: Kernel>(
         direct_routing: started.claim.config.vxlan.direct_routing,
     };
     let data_plane = DataPlane::new(kernel, LeaseSet::new(own), wanted);
-    let running = Running::new((store, clock, reporter), &settings, (started.claim, started.acquired), data_plane);
+    let running =
+        Running::new((store, clock, reporter), &settings, (started.claim, started.acquired), data_plane);
     running.run(stop, pings).await
 }

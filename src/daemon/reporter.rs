@@ -216,7 +216,9 @@ impl Reporter {
     pub fn renewal_fails(&mut self, error: &dyn std::fmt::Display, left: Option<Duration>) {
         let left = match left {
             None => String::new(),
-            Some(Duration::ZERO) => "; the lease has expired, so another node may take this subnet".to_owned(),
+            Some(Duration::ZERO) => {
+                "; the lease has expired, so another node may take this subnet".to_owned()
+            }
             Some(left) => format!("; the lease lives another {} s", left.as_secs()),
         };
         self.renewal.goes_on(&format!("{error}{left}"), self.now.now());

@@ -268,8 +268,10 @@ impl<S: LeaseStore, K: Kernel> Running<S, K> {
 
     fn plan_renewal(&mut self) {
         let margin = self.renew_margin;
-        self.timers.renew =
-            self.lease.expires.map(|expires| BootTime(expires.0.saturating_sub(margin)).max(self.clock.now()));
+        self.timers.renew = self
+            .lease
+            .expires
+            .map(|expires| BootTime(expires.0.saturating_sub(margin)).max(self.clock.now()));
     }
 
     fn renew(&mut self) {

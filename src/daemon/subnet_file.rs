@@ -43,8 +43,12 @@ impl SubnetFile {
 
     /// Writes the file unless it says already what it should. Returns whether somebody else had changed what we wrote.
     pub fn write_if_changed(&mut self, lease: &OwnLease) -> bool {
-        let wanted =
-            SubnetEnv { network: self.network, subnet: lease.held.subnet, mtu: self.mtu, ip_masq: self.ip_masq };
+        let wanted = SubnetEnv {
+            network: self.network,
+            subnet: lease.held.subnet,
+            mtu: self.mtu,
+            ip_masq: self.ip_masq,
+        };
         match file::write_if_changed(&self.path, &wanted.render()) {
             Ok(outcome) => {
                 let written = outcome == Outcome::Written;

@@ -10,9 +10,9 @@ use crate::model::host::{Host, RouteLookup};
 use crate::model::state::{EntryKey, FdbTarget, Observed, Operation, Route};
 use crate::model::{IfName, MacAddr};
 
+mod apply;
 #[cfg(test)]
 pub(crate) mod fake;
-mod apply;
 mod linux;
 mod message;
 mod observe;
