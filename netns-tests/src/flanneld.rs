@@ -5,7 +5,7 @@ use std::process::{Command, ExitStatus};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use nix::sys::signal::Signal;
 
 use crate::binaries;
@@ -125,14 +125,17 @@ impl Flanneld {
     /// # Errors
     /// When it does not come or the process ends; the error holds the log.
     pub fn wait_ready(&mut self) -> Result<Duration> {
-        let ready = eventually(DEADLINE, "READY=1", || self.notify.first("READY=1").context("not received"));
-        match ready {
-            Ok(ready) => Ok(ready.at - self.started),
-            Err(error) => {
-                self.process.ensure_running()?;
-                Err(error.context(format!("{}: log:\n{}", self.node().name(), self.process.log_tail(40))))
-            }
-        }
+        // The outer result ends the waiting: ready, or gone.
+        let waited = eventually(DEADLINE, "READY=1", || match self.notify.first("READY=1") {
+            Some(ready) => Ok(Ok(ready)),
+            None => match self.process.ensure_running() {
+                Ok(()) => bail!("not received"),
+                Err(ended) => Ok(Err(ended)),
+            },
+        });
+        let ready = waited
+            .with_context(|| format!("{}: log:\n{}", self.node().name(), self.process.log_tail(40)))??;
+        Ok(ready.at - self.started)
     }
 
     /// Ends it with a signal and returns its exit status.

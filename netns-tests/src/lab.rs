@@ -39,6 +39,15 @@ pub struct Spec {
     pub network_config: String,
 }
 
+/// Says what is missing when this is not root.
+///
+/// # Errors
+/// When it is not.
+pub fn ensure_root() -> Result<()> {
+    ensure!(nix::unistd::geteuid().is_root(), "the lab makes network namespaces and mounts: run it as root");
+    Ok(())
+}
+
 impl Default for Spec {
     fn default() -> Self {
         Self {
@@ -88,7 +97,7 @@ impl Lab {
     /// # Errors
     /// As [`Lab::start`].
     pub fn without_etcd(spec: &Spec) -> Result<Self> {
-        ensure!(nix::unistd::geteuid().is_root(), "the lab makes network namespaces: run it as root");
+        ensure_root()?;
         let folder = LabFolder::create()?;
         let mut lab = Self {
             etcd: Etcd::new(Vec::new(), Vec::new()),

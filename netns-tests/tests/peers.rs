@@ -105,7 +105,13 @@ fn keys_beside_the_leases_are_not_leases() -> Result<()> {
         let routes = PeerState::observe(daemon.node(), DEVICE)?.routes;
         ensure!(routes.len() == 1, "{routes:?}");
         Ok(())
-    })
+    })?;
+    assert_eq!(
+        daemon.metric("flanneld_skipped_keys{reason=\"bad_key\"}")?,
+        0.0,
+        "they were not even looked at"
+    );
+    Ok(())
 }
 
 #[test]

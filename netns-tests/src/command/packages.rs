@@ -5,11 +5,11 @@
 
 use std::fs;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::binaries;
+use crate::{binaries, lab};
 
 /// A package and a file that shows it is there: a program looked for in `PATH`, or an absolute path.
 struct Package {
@@ -33,7 +33,7 @@ const INSTALLED: [Package; 12] = [
 ];
 const UNPACKED: Package = Package { name: "etcd-server", shown_by: "etcd" };
 
-/// Makes sure that everything is there.
+/// Makes sure that everything is there, and that this is root.
 ///
 /// # Errors
 /// When something is missing and this is not root on a Debian; the error says what to type.
@@ -41,7 +41,7 @@ pub fn ensure_present() -> Result<()> {
     let missing: Vec<&str> =
         INSTALLED.iter().filter(|package| !present(package.shown_by)).map(|package| package.name).collect();
     if missing.is_empty() && present(UNPACKED.shown_by) {
-        return Ok(());
+        return lab::ensure_root();
     }
     ensure_can_install(&missing)?;
     apt(&["update", "-qq"])?;
@@ -74,11 +74,14 @@ fn ensure_can_install(missing: &[&str]) -> Result<()> {
     Ok(())
 }
 
+/// Runs apt-get; what it says is shown only when it fails.
 fn apt(words: &[&str]) -> Result<()> {
     let mut command = Command::new("apt-get");
-    command.args(words).env("DEBIAN_FRONTEND", "noninteractive");
-    let status = command.status().context("run apt-get")?;
-    ensure!(status.success(), "apt-get {} ended with {status}", words.join(" "));
+    command.args(words).env("DEBIAN_FRONTEND", "noninteractive").stdin(Stdio::null());
+    let output = command.output().context("run apt-get")?;
+    let said = [output.stdout, output.stderr].concat();
+    let (line, status) = (words.join(" "), output.status);
+    ensure!(status.success(), "apt-get {line} ended with {status}:\n{}", String::from_utf8_lossy(&said));
     Ok(())
 }
 
