@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::Uri;
+use hyper_util::client::legacy::connect::{Connected, Connection};
 use rustls::pki_types::ServerName;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -30,6 +31,13 @@ impl<T: AsyncRead + AsyncWrite + Send> Io for T {}
 
 /// An open connection.
 pub(super) type Stream = Pin<Box<dyn Io>>;
+
+/// For HTTP's connection pool: nothing to tell about a connection.
+impl Connection for Stream {
+    fn connected(&self) -> Connected {
+        Connected::new()
+    }
+}
 
 /// Why there is no connection. The endpoint is named by whoever asked for it.
 #[derive(Debug, thiserror::Error)]

@@ -2,7 +2,6 @@
 //!
 //! Knows deadlines and whose turn it is; what is asked is a function the caller gives.
 
-use std::fmt::Write as _;
 use std::future::Future;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -188,7 +187,7 @@ impl<C: Connect> Endpoints<C> {
     }
 
     fn summary(&self, failures: &[Option<Failure>]) -> StoreError {
-        let mut text = String::new();
+        let mut reasons = Vec::new();
         for (member, failure) in self.shared.members.iter().zip(failures) {
             let reason = match failure {
                 Some(Failure::Config(reason)) => return StoreError::Config(reason.clone()),
@@ -200,9 +199,9 @@ impl<C: Connect> Endpoints<C> {
                 ) => reason,
                 None => "not asked: out of time",
             };
-            let separator = if text.is_empty() { "" } else { "; " };
-            let _ = write!(text, "{separator}{}: {reason}", member.label());
+            reasons.push(format!("{}: {reason}", member.label()));
         }
-        StoreError::Unreachable(text)
+        reasons.sort();
+        StoreError::Unreachable(reasons.join("; "))
     }
 }

@@ -8,19 +8,25 @@ mod config;
 mod connect;
 mod endpoints;
 mod etcd;
+mod etcd_v2;
+mod etcd_v2_http;
+mod etcd_v2_json;
 mod etcd_v3;
 mod etcd_v3_error;
 mod key_value;
 mod memory;
 mod random;
+mod select;
 mod tls;
 mod tls_verify;
 mod watch;
 
 pub use config::{Config, TlsFiles};
 pub use etcd::Etcd;
+pub use etcd_v2::EtcdV2;
 pub use etcd_v3::EtcdV3;
 pub use memory::{Memory, MemoryStore};
+pub use select::{Api, Candidates, Choice, Store};
 
 use std::future::Future;
 use std::time::Duration;

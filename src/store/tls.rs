@@ -11,9 +11,9 @@ use rustls::pki_types::pem::{Error as PemError, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{AlertDescription, CertificateError, ClientConfig, Error as RustlsError, RootCertStore};
 
-use super::certificate;
-use super::config::TlsFiles;
+use super::config::{Config, TlsFiles};
 use super::tls_verify::{Refusal, Verifier};
+use super::{StoreError, certificate};
 
 /// Why the configured files cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -225,4 +225,13 @@ fn alert_in_words(alert: AlertDescription) -> String {
         ),
         other => format!("the server broke off the handshake ({other:?})"),
     }
+}
+
+/// Reads the files once to find what is wrong with them before anything depends on it. Plain HTTP needs none.
+pub(super) fn check(config: &Config) -> Result<(), StoreError> {
+    let encrypted = config.urls()?.iter().any(|url| url.scheme_str() == Some("https"));
+    if encrypted {
+        client_config(&config.tls, "h2").map_err(|error| StoreError::Config(error.to_string()))?;
+    }
+    Ok(())
 }

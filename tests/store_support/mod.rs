@@ -197,6 +197,20 @@ impl Server {
         assert_eq!(unsafe { nix::libc::kill(i32::try_from(self.child.id()).unwrap(), signal) }, 0);
     }
 
+    /// One request to the v2 API, as an operator's `curl` makes it.
+    pub async fn v2(&self, method: &str, key: &str, form: &str) -> String {
+        let mut stream = tokio::net::TcpStream::connect(self.address()).await.unwrap();
+        let request = format!(
+            "{method} /v2/keys{key} HTTP/1.0\r\nHost: etcd\r\nContent-Type: application/x-www-form-urlencoded\r\n\
+             Content-Length: {}\r\n\r\n{form}",
+            form.len()
+        );
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        answer
+    }
+
     /// A plain client, for what operators and other nodes do.
     pub async fn client(&self) -> etcd_client::Client {
         etcd_client::Client::connect([&self.url], None).await.unwrap()
