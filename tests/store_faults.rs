@@ -1,5 +1,11 @@
 //! Faults: lost answers, broken streams, dead and silent members, a full store, expired logins, replaced stores.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "a test")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test"
+)]
 
 mod store_support;
 
@@ -9,7 +15,9 @@ use flanneld::store::{
     Config, Etcd, EtcdV2, EtcdV3, Event, Held, LeaseStore, Memory, MemoryStore, Record, Renewal, StoreError,
     Update, Written,
 };
-use store_support::{PATIENCE, PREFIX, Server, Watching, attrs, cluster, config, etcd, eventually, key, name, subnet};
+use store_support::{
+    PATIENCE, PREFIX, Server, Watching, attrs, cluster, config, etcd, eventually, key, name, subnet,
+};
 
 const DAY: Duration = Duration::from_secs(86_400);
 
@@ -111,8 +119,13 @@ async fn an_adopted_lease_keeps_the_length_it_was_granted() {
     let (memory, store) = memory();
     memory.set(&key(1), &attrs(1).to_json(), Some(Duration::from_secs(100)));
     let record = only_record(&store).await;
-    let adopted =
-        Held { subnet: subnet(1), attrs: attrs(1), modified: record.modified, lease: record.lease, ttl: None };
+    let adopted = Held {
+        subnet: subnet(1),
+        attrs: attrs(1),
+        modified: record.modified,
+        lease: record.lease,
+        ttl: None,
+    };
     let mine = renewed(store.renew(&adopted, DAY).await.unwrap());
     assert_eq!(mine.ttl, Some(Duration::from_secs(100)));
 }
@@ -136,7 +149,10 @@ async fn a_broken_watch_says_so_once_and_misses_nothing() {
         let Update::Events(events) = watching.next().await else { panic!("no events") };
         seen.extend(events);
     }
-    assert!(seen.iter().any(|event| matches!(event, Event::Put(record) if record.name == name(2))), "{seen:?}");
+    assert!(
+        seen.iter().any(|event| matches!(event, Event::Put(record) if record.name == name(2))),
+        "{seen:?}"
+    );
     watching.close().await;
 }
 
@@ -188,7 +204,9 @@ async fn a_replaced_store_is_noticed_by_its_cluster_or_its_revision() {
         memory.replace(cluster);
         if cluster == 2 {
             // Further on than the old one was: only its name tells.
-            (0..30).for_each(|_| { memory.set("/elsewhere", "x", None); });
+            (0..30).for_each(|_| {
+                memory.set("/elsewhere", "x", None);
+            });
         }
         assert!(matches!(watching.next().await, Update::Down(_)));
         let snapshot = loop {

@@ -5,9 +5,9 @@
 use std::time::Duration;
 
 use etcd_client::{
-    Channel, Client, Compare, CompareOp, ConnectOptions, DeleteOptions, GetOptions, KvClient, LeaseClient,
-    LeaseGrantOptions, LeaseTimeToLiveOptions, PutOptions, ResponseHeader, Txn, TxnOp, WatchClient,
-    WatchOptions, WatchStream,
+    Channel, Client, Compare, CompareOp, ConnectOptions, DeleteOptions, GetOptions, GetResponse, KvClient,
+    LeaseClient, LeaseGrantOptions, LeaseTimeToLiveOptions, PutOptions, ResponseHeader, Txn, TxnOp,
+    WatchClient, WatchOptions, WatchStream,
 };
 use http::Uri;
 use hyper_util::rt::TokioIo;
@@ -28,8 +28,8 @@ const PING: Duration = Duration::from_secs(30);
 const PING_ANSWER: Duration = Duration::from_secs(10);
 /// Largest answer taken: 60 000 leases are about 15 MB. A larger list is read in pages.
 const LARGEST: usize = 64 << 20;
-/// Keys a page, if a list has to be paged: values of 256 KiB still fit.
-const PAGE: i64 = 256;
+/// Keys in the first page, if a list has to be paged; halved until the answers fit.
+const PAGE: i64 = 4096;
 
 /// A cluster that speaks v3.
 #[derive(Clone)]
@@ -64,20 +64,51 @@ impl EtcdV3 {
         Ok(Self { members: Endpoints::new(dial, config.urls()?) })
     }
 
-    /// One range; by pages at one revision if it is too large for one message.
-    async fn range(&self, folder: &str, by: Instant) -> Result<Listing, StoreError> {
-        let doing = format!("list {folder}");
-        let answer = self
-            .members
-            .call(&doing, by, |connection| async move {
-                match whole(connection.clone(), folder).await {
-                    Err(error) if v3_error::is_too_large(&error) => pages(connection, folder).await,
-                    answer => answer,
+    /// One range; `None` when the answer is larger than [`LARGEST`].
+    async fn range(&self, range: &Range<'_>, by: Instant) -> Result<Option<Page>, StoreError> {
+        self.members
+            .call(&format!("list {}", range.folder), by, |mut connection| async move {
+                match connection.kv.get(range.start.clone(), Some(range.options())).await {
+                    Ok(answer) => Ok(Some(Page::new(answer, range.folder))),
+                    Err(error) if v3_error::is_too_large(&error) => Ok(None),
+                    Err(error) => Err(failure(&error)),
                 }
-                .map_err(|error| failure(&error))
             })
-            .await?;
-        Ok(answer)
+            .await
+    }
+}
+
+/// What to ask a range for.
+struct Range<'a> {
+    folder: &'a str,
+    start: Vec<u8>,
+    /// 0: no limit.
+    limit: i64,
+    /// 0: the newest.
+    revision: Revision,
+}
+
+impl Range<'_> {
+    fn options(&self) -> GetOptions {
+        let revision = i64::try_from(self.revision).unwrap_or(0);
+        GetOptions::new().with_range(end_of(self.folder)).with_limit(self.limit).with_revision(revision)
+    }
+}
+
+/// The answer to a range.
+struct Page {
+    listing: Listing,
+    /// Where the next page starts.
+    next: Option<Vec<u8>>,
+}
+
+impl Page {
+    fn new(mut answer: GetResponse, folder: &str) -> Self {
+        let (revision, cluster) = position(answer.header());
+        let (more, kvs) = (answer.more(), answer.take_kvs());
+        let next = kvs.last().filter(|_| more).map(|kv| [kv.key(), &[0]].concat());
+        let records = kvs.into_iter().map(|kv| record(kv, folder)).collect();
+        Self { listing: Listing { records, revision, cluster }, next }
     }
 }
 
@@ -122,33 +153,6 @@ impl Dial {
             watch: client.watch_client().max_decoding_message_size(LARGEST),
             logged_in,
         })
-    }
-}
-
-async fn whole(mut connection: Connection, folder: &str) -> Result<Listing, etcd_client::Error> {
-    let mut answer = connection.kv.get(folder, Some(GetOptions::new().with_prefix())).await?;
-    let (revision, cluster) = position(answer.header());
-    let records = answer.take_kvs().into_iter().map(|kv| record(kv, folder)).collect();
-    Ok(Listing { records, revision, cluster })
-}
-
-async fn pages(mut connection: Connection, folder: &str) -> Result<Listing, etcd_client::Error> {
-    let mut listing = Listing { records: Vec::new(), revision: 0, cluster: 0 };
-    let (mut start, end) = (folder.as_bytes().to_vec(), end_of(folder));
-    loop {
-        let at = i64::try_from(listing.revision).unwrap_or(0);
-        let options = GetOptions::new().with_range(end.clone()).with_limit(PAGE).with_revision(at);
-        let mut answer = connection.kv.get(start, Some(options)).await?;
-        if listing.revision == 0 {
-            (listing.revision, listing.cluster) = position(answer.header());
-        }
-        let (more, kvs) = (answer.more(), answer.take_kvs());
-        let last = kvs.last().map(|kv| kv.key().to_vec());
-        listing.records.extend(kvs.into_iter().map(|kv| record(kv, folder)));
-        match last {
-            Some(key) if more => start = [key, vec![0]].concat(),
-            _ => return Ok(listing),
-        }
     }
 }
 
@@ -213,7 +217,24 @@ impl KeyValue for EtcdV3 {
     }
 
     async fn list(&self, folder: &str, by: Instant) -> Result<Listing, StoreError> {
-        self.range(folder, by).await
+        let mut range = Range { folder, start: folder.as_bytes().to_vec(), limit: 0, revision: 0 };
+        let mut whole: Option<Listing> = None;
+        loop {
+            let Some(page) = self.range(&range, by).await? else {
+                range.limit = if range.limit == 0 { PAGE } else { (range.limit / 2).max(1) };
+                continue;
+            };
+            let listing = match whole.take() {
+                None => page.listing,
+                Some(mut before) => {
+                    before.records.extend(page.listing.records);
+                    before
+                }
+            };
+            let Some(next) = page.next else { return Ok(listing) };
+            (range.start, range.revision) = (next, listing.revision);
+            whole = Some(listing);
+        }
     }
 
     async fn grant(&self, ttl: Duration, by: Instant) -> Result<Grant, StoreError> {

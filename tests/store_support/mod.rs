@@ -156,7 +156,7 @@ async fn ready(mut server: Server, encrypted: bool) -> Option<Server> {
 }
 
 async fn accepts(server: &Server) -> bool {
-    server.log().contains("ready to serve client requests")
+    server.log().contains("serving client requests")
         && tokio::net::TcpStream::connect(server.address()).await.is_ok()
 }
 
