@@ -346,7 +346,16 @@ async fn tls_to_a_plain_port_and_plain_http_to_a_tls_port_are_told_apart() {
     let plain = store_support::etcd(&["--enable-v2"]).await;
     let config = Config { endpoints: vec![plain.url.replace("http:", "https:")], tls, ..plain.config() };
     let error = list(&config).await.unwrap_err().to_string();
-    assert!(error.ends_with("TLS: the server does not speak TLS (is this port plain HTTP?)"), "{error}");
+    assert!(error.ends_with("TLS: the server broke off the handshake (is this port plain HTTP?)"), "{error}");
+    let cert = ca.server();
+    let encrypted = server(&files, &cert.pem, &cert.key.serialize_pem(), None).await;
+    let config = Config { endpoints: vec![encrypted.url.replace("https:", "http:")], ..encrypted.config() };
+    for error in [
+        Etcd::new(EtcdV2::new(&config).unwrap(), PREFIX).list().await.unwrap_err().to_string(),
+        Etcd::new(EtcdV3::new(&config).unwrap(), PREFIX).list().await.unwrap_err().to_string(),
+    ] {
+        assert!(error.ends_with(" (is this port TLS? then use https://)"), "{error}");
+    }
 }
 
 fn unusable(tls: TlsFiles, files: &Files) -> String {

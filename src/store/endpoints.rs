@@ -39,6 +39,9 @@ pub(super) trait Connect: Send + Sync + 'static {
 
     /// Connects (or prepares to) and logs in.
     fn connect(&self, url: &Uri) -> impl Future<Output = Result<Self::Connection, Failure>> + Send;
+
+    /// What the member said when it broke off the last connection.
+    fn last_words(&self, url: &Uri) -> Option<String>;
 }
 
 /// The members of one cluster.
@@ -176,9 +179,16 @@ impl<C: Connect> Endpoints<C> {
             };
             attempt(connection).await
         };
-        let answer = tokio::time::timeout(limit, whole)
+        let mut answer = tokio::time::timeout(limit, whole)
             .await
             .unwrap_or_else(|_| Err(Failure::Dead(format!("no answer within {:.1} s", limit.as_secs_f32()))));
+        if let Err(Failure::Dead(reason)) = &mut answer {
+            if let Some(words) = self.shared.connect.last_words(&member.url) {
+                *reason = words;
+            } else if is_cut(reason) && member.url.scheme_str() == Some("http") {
+                reason.push_str(" (is this port TLS? then use https://)");
+            }
+        }
         if matches!(answer, Err(Failure::Dead(_) | Failure::Stale(_) | Failure::Config(_))) {
             // A half-open connection would swallow the next request too.
             member.set(None);
@@ -204,4 +214,9 @@ impl<C: Connect> Endpoints<C> {
         reasons.sort();
         StoreError::Unreachable(reasons.join("; "))
     }
+}
+
+/// Whether these are HTTP's words for a connection that the server closed without an answer.
+fn is_cut(reason: &str) -> bool {
+    reason.starts_with("connection closed") || reason.contains("broken pipe")
 }

@@ -56,6 +56,10 @@ impl Dial {
 impl Connect for Dial {
     type Connection = Http;
 
+    fn last_words(&self, url: &Uri) -> Option<String> {
+        self.connector.last_words(url)
+    }
+
     async fn connect(&self, url: &Uri) -> Result<Http, Failure> {
         let connector = self.connector.clone();
         let dialer = tower::service_fn(move |url: Uri| {

@@ -106,6 +106,9 @@ fn not_json(body: &[u8]) -> String {
         "404 page not found" => {
             "it does not serve the v2 API (etcd needs --enable-v2, and 3.6 has none)".to_owned()
         }
+        "Client sent an HTTP request to an HTTPS server." => {
+            "it speaks TLS: use https:// in etcd-endpoints".to_owned()
+        }
         _ => format!("not an answer of the v2 API: {start:?}"),
     }
 }

@@ -115,6 +115,10 @@ impl Page {
 impl Connect for Dial {
     type Connection = Connection;
 
+    fn last_words(&self, url: &Uri) -> Option<String> {
+        self.connector.last_words(url)
+    }
+
     async fn connect(&self, url: &Uri) -> Result<Connection, Failure> {
         let endpoint = Endpoint::from(url.clone())
             .http2_keep_alive_interval(PING)

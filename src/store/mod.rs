@@ -3,6 +3,7 @@
 //! The daemon sees [`LeaseStore`] and the values below; what speaks to etcd stays in this folder.
 //! Nothing here decides: it lists, writes conditionally and reports. Decisions are in `model::acquire`.
 
+mod alerts;
 mod certificate;
 mod config;
 mod connect;

@@ -206,6 +206,14 @@ pub(super) fn in_words(error: &io::Error) -> String {
     }
 }
 
+/// What the server said, if it broke off the connection with an alert.
+pub(super) fn alert(error: &io::Error) -> Option<String> {
+    match error.get_ref()?.downcast_ref::<RustlsError>()? {
+        RustlsError::AlertReceived(alert) => Some(alert_in_words(*alert)),
+        _ => None,
+    }
+}
+
 fn alert_in_words(alert: AlertDescription) -> String {
     match alert {
         AlertDescription::CertificateRequired => {
