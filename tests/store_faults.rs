@@ -9,6 +9,7 @@
 
 mod store_support;
 
+use std::process::Command;
 use std::time::Duration;
 
 use flanneld::store::{
@@ -282,10 +283,9 @@ async fn a_killed_member_costs_no_call_and_no_event() {
     };
     let mut mine = held(store.create(subnet(1), &attrs(1), DAY).await.unwrap());
     let mut watching = Watching::from(&store, store.list().await.unwrap().next);
-    for victim in 0..3 {
+    for (victim, number) in [0, 1, 2].into_iter().zip(10_u8..) {
         servers[victim].kill();
         mine = renewed(store.renew(&mine, DAY).await.unwrap());
-        let number = u8::try_from(victim).unwrap() + 10;
         held(store.create(subnet(number), &attrs(number), DAY).await.unwrap());
         loop {
             let Update::Events(events) = watching.next().await else { continue };
@@ -423,6 +423,34 @@ async fn a_wrong_password_is_refused_in_words_and_never_shown() {
     let nobody = Config { username: String::new(), ..config };
     let error = v3(&nobody).list().await.unwrap_err();
     assert!(matches!(error, StoreError::Refused { .. }), "{error}");
+}
+
+#[tokio::test]
+async fn v2_wants_the_login_with_every_request() {
+    let server = etcd(&["--enable-v2"]).await;
+    let root = r#"{"user":"root","password":"hunter2"}"#;
+    assert!(server.http("PUT", "/v2/auth/users/root", root).await.contains("201"));
+    assert!(server.http("PUT", "/v2/auth/enable", "").await.contains("200"));
+    // Without this anybody may do everything.
+    let revoked = Command::new("etcdctl")
+        .args(["--endpoints", &server.url, "--username", "root:hunter2"])
+        .env("ETCDCTL_API", "2")
+        .args(["role", "revoke", "guest", "--path", "/*", "--readwrite"])
+        .output()
+        .unwrap();
+    assert!(revoked.status.success(), "{}", String::from_utf8_lossy(&revoked.stderr));
+    let config = Config { username: "root".to_owned(), password: "hunter2".to_owned(), ..server.config() };
+    let store = v2(&config);
+    let mine = held(store.create(subnet(1), &attrs(1), DAY).await.unwrap());
+    renewed(store.renew(&mine, DAY).await.unwrap());
+    let wrong = Config { password: "wrong".to_owned(), ..config };
+    assert_eq!(
+        v2(&wrong).list().await.unwrap_err().to_string(),
+        format!(
+            "etcd refused to list {PREFIX}/subnets/: the user may not do this, or user name or password are wrong \
+             (etcd-username, etcd-password)"
+        )
+    );
 }
 
 #[tokio::test]

@@ -189,18 +189,21 @@ async fn client_keys_may_be_ec_or_rsa_in_every_wrapping() {
         let parameters = "-----BEGIN EC PARAMETERS-----\nBggqhkjOPQMBBw==\n-----END EC PARAMETERS-----\n";
         format!("{parameters}{}", unwrapped(key, "EC PRIVATE KEY"))
     };
-    let keys: [(&str, KeyPair, &dyn Fn(&KeyPair) -> String); 4] = [
-        ("EC in PKCS#8", ec(), &KeyPair::serialize_pem),
-        ("EC in SEC1", ec(), &sec1),
-        ("RSA in PKCS#8", rsa(), &KeyPair::serialize_pem),
-        ("RSA in PKCS#1", rsa(), &|key| unwrapped(key, "RSA PRIVATE KEY")),
-    ];
-    for (kind, key, pem) in keys {
+    let (ec_pkcs8, ec_sec1, rsa_pkcs8, rsa_pkcs1) = (ec(), ec(), rsa(), rsa());
+    let pems = [ec_pkcs8.serialize_pem(), sec1(&ec_sec1), rsa_pkcs8.serialize_pem()];
+    let [ec_pkcs8_pem, sec1_pem, rsa_pkcs8_pem] = pems;
+    let pkcs1_pem = unwrapped(&rsa_pkcs1, "RSA PRIVATE KEY");
+    for (kind, key, pem) in [
+        ("EC in PKCS#8", ec_pkcs8, ec_pkcs8_pem),
+        ("EC in SEC1", ec_sec1, sec1_pem),
+        ("RSA in PKCS#8", rsa_pkcs8, rsa_pkcs8_pem),
+        ("RSA in PKCS#1", rsa_pkcs1, pkcs1_pem),
+    ] {
         let client = ca.client(key);
         let tls = TlsFiles {
             ca: Some(files.write("ca.pem", &ca.pem)),
             certificate: Some(files.write("client.pem", &client.pem)),
-            key: Some(files.write("client-key.pem", &pem(&client.key))),
+            key: Some(files.write("client-key.pem", &pem)),
         };
         list(&with(&server, tls)).await.unwrap_or_else(|error| panic!("{kind}: {error}"));
     }

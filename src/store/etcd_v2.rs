@@ -194,10 +194,11 @@ impl ChangesV2 {
     /// Begins a long poll; with `probe` only at a member that has a quorum.
     async fn open(&self, probe: bool, by: Instant) -> Result<Pending, Broken> {
         let target = format!("{}?recursive=true&wait=true&waitIndex={}", path(&self.folder), self.from);
-        let folder = path(&self.folder);
-        let (target, folder) = (&target, &folder);
-        let opening =
-            self.members.call("watch the leases", by, |http| open(http, target, probe.then_some(folder)));
+        // Any key below the folder does, also one that does not exist: to look for it takes a quorum.
+        let asked = probe.then(|| format!("{}/-?quorum=true", path(&self.folder)));
+        let (target, asked) = (&target, asked.as_deref());
+        let doing = format!("watch {}", self.folder);
+        let opening = self.members.call(&doing, by, |http| open(http, target, asked));
         opening.await.map_err(Broken::Failed)
     }
 
@@ -227,9 +228,9 @@ impl ChangesV2 {
     }
 }
 
-async fn open(http: Http, target: &str, probe: Option<&String>) -> Result<Pending, Failure> {
-    if let Some(folder) = probe {
-        http.send(Method::GET, &format!("{folder}?quorum=true&recursive=false"), None).await?;
+async fn open(http: Http, target: &str, probe: Option<&str>) -> Result<Pending, Failure> {
+    if let Some(probe) = probe {
+        http.send(Method::GET, probe, None).await?;
     }
     http.begin(Method::GET, target, None).await
 }

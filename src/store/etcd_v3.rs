@@ -7,7 +7,7 @@ use std::time::Duration;
 use etcd_client::{
     Channel, Client, Compare, CompareOp, ConnectOptions, DeleteOptions, GetOptions, GetResponse, KvClient,
     LeaseClient, LeaseGrantOptions, LeaseTimeToLiveOptions, PutOptions, ResponseHeader, Txn, TxnOp,
-    WatchClient, WatchOptions, WatchStream,
+    WatchClient,
 };
 use http::Uri;
 use hyper_util::rt::TokioIo;
@@ -18,10 +18,9 @@ use super::config::Config;
 use super::connect::Connector;
 use super::endpoints::{Connect, Endpoints, Failure};
 use super::etcd_v3_error::{self as v3_error, failure};
-use super::key_value::{
-    Batch, Broken, Changes, Condition, Grant, KeyValue, Listing, Opened, Refreshed, Write,
-};
-use super::{Event, Record, Revision, StoreError, random};
+use super::etcd_v3_watch::{ChangesV3, Opening, open};
+use super::key_value::{Broken, Condition, Grant, KeyValue, Listing, Opened, Refreshed, Write};
+use super::{Record, Revision, StoreError, random};
 
 /// Pings while a request or watch is open. etcd cuts connections that ping more often than each 5 s.
 const PING: Duration = Duration::from_secs(30);
@@ -45,12 +44,12 @@ struct Dial {
 
 /// One connection, by service.
 #[derive(Clone)]
-struct Connection {
-    kv: KvClient,
+pub(super) struct Connection {
+    pub(super) kv: KvClient,
     lease: LeaseClient,
-    watch: WatchClient,
+    pub(super) watch: WatchClient,
     /// The token of a login runs out; a watch does not notice.
-    logged_in: bool,
+    pub(super) logged_in: bool,
 }
 
 impl EtcdV3 {
@@ -166,20 +165,20 @@ fn end_of(folder: &str) -> Vec<u8> {
     format!("{stem}0").into_bytes()
 }
 
-fn position(header: Option<&ResponseHeader>) -> (Revision, u64) {
+pub(super) fn position(header: Option<&ResponseHeader>) -> (Revision, u64) {
     header.map_or((0, 0), |header| (revision(header.revision()), header.cluster_id()))
 }
 
-fn revision(signed: i64) -> Revision {
+pub(super) fn revision(signed: i64) -> Revision {
     Revision::try_from(signed).unwrap_or(0)
 }
 
 /// The key's part behind `folder`.
-fn name_of(key: &[u8], folder: &str) -> String {
+pub(super) fn name_of(key: &[u8], folder: &str) -> String {
     String::from_utf8_lossy(key.strip_prefix(folder.as_bytes()).unwrap_or(key)).into_owned()
 }
 
-fn record(kv: etcd_client::KeyValue, folder: &str) -> Record {
+pub(super) fn record(kv: etcd_client::KeyValue, folder: &str) -> Record {
     let (created, modified) = (revision(kv.create_revision()), revision(kv.mod_revision()));
     let lease = Some(kv.lease()).filter(|&id| id != 0);
     let (key, value) = kv.into_key_value();
@@ -339,90 +338,5 @@ impl EtcdV3 {
                 }
             })
             .await
-    }
-}
-
-/// What the store says to a new watch.
-enum Opening {
-    Opened(Box<Opened<ChangesV3>>),
-    Compacted,
-}
-
-async fn open(mut connection: Connection, folder: &str, from: Revision) -> Result<Opening, Failure> {
-    if connection.logged_in {
-        // A request heals a token that ran out; a watch would be cancelled.
-        let options = GetOptions::new().with_count_only();
-        connection.kv.get(folder, Some(options)).await.map_err(|error| failure(&error))?;
-    }
-    let options = WatchOptions::new()
-        .with_prefix()
-        .with_start_revision(i64::try_from(from).unwrap_or(i64::MAX))
-        .with_progress_notify()
-        .with_fragment();
-    let opened = connection.watch.watch(folder, Some(options)).await;
-    let mut stream = opened.map_err(|error| failure(&error))?;
-    let first = stream.message().await.map_err(|error| failure(&error))?;
-    let Some(first) = first else { return Err(Failure::Dead("the watch ended at once".to_owned())) };
-    if first.canceled() {
-        return match first.compact_revision() {
-            0 => Err(v3_error::cancelled(first.cancel_reason())),
-            _ => Ok(Opening::Compacted),
-        };
-    }
-    let (revision, cluster) = position(first.header());
-    let changes = ChangesV3 { stream, folder: folder.to_owned() };
-    Ok(Opening::Opened(Box::new(Opened { changes, revision, cluster })))
-}
-
-/// A watch over gRPC.
-#[derive(Debug)]
-pub struct ChangesV3 {
-    stream: WatchStream,
-    folder: String,
-}
-
-impl ChangesV3 {
-    fn broken(&self, failure: Failure) -> Broken {
-        let doing = || format!("watch {}", self.folder);
-        Broken::Failed(match failure {
-            Failure::Refused(reason) => StoreError::Refused { doing: doing(), reason },
-            Failure::Config(reason) => StoreError::Config(reason),
-            Failure::Dead(reason) | Failure::Busy(reason) | Failure::Stale(reason) => {
-                StoreError::Unreachable(format!("the watch broke: {reason}"))
-            }
-        })
-    }
-
-    fn event(&self, event: &etcd_client::Event) -> Option<Event> {
-        let kv = event.kv()?;
-        // A deleted key has version 0. The event's own type is not asked: an unknown one would panic.
-        Some(match kv.version() {
-            0 => Event::Delete(name_of(kv.key(), &self.folder), revision(kv.mod_revision())),
-            _ => Event::Put(record(kv.clone(), &self.folder)),
-        })
-    }
-}
-
-impl Changes for ChangesV3 {
-    async fn next(&mut self) -> Result<Batch, Broken> {
-        let message = self.stream.message().await;
-        let answer = match message {
-            Ok(Some(answer)) => answer,
-            Ok(None) => return Err(self.broken(Failure::Dead("the server ended it".to_owned()))),
-            Err(error) => return Err(self.broken(failure(&error))),
-        };
-        if answer.canceled() {
-            return Err(match answer.compact_revision() {
-                0 => self.broken(v3_error::cancelled(answer.cancel_reason())),
-                _ => Broken::Compacted,
-            });
-        }
-        // A revision may be split over messages: the last one seen is asked for again.
-        let resume = match answer.events().last().and_then(etcd_client::Event::kv) {
-            Some(kv) => revision(kv.mod_revision()),
-            None => position(answer.header()).0,
-        };
-        let events = answer.events().iter().filter_map(|event| self.event(event)).collect();
-        Ok(Batch { events, resume })
     }
 }

@@ -14,6 +14,7 @@ mod etcd_v2_http;
 mod etcd_v2_json;
 mod etcd_v3;
 mod etcd_v3_error;
+mod etcd_v3_watch;
 mod key_value;
 mod memory;
 mod random;

@@ -199,11 +199,16 @@ impl Server {
 
     /// One request to the v2 API, as an operator's `curl` makes it.
     pub async fn v2(&self, method: &str, key: &str, form: &str) -> String {
+        self.http(method, &format!("/v2/keys{key}"), form).await
+    }
+
+    pub async fn http(&self, method: &str, target: &str, body: &str) -> String {
         let mut stream = tokio::net::TcpStream::connect(self.address()).await.unwrap();
+        let kind =
+            if body.starts_with('{') { "application/json" } else { "application/x-www-form-urlencoded" };
         let request = format!(
-            "{method} /v2/keys{key} HTTP/1.0\r\nHost: etcd\r\nContent-Type: application/x-www-form-urlencoded\r\n\
-             Content-Length: {}\r\n\r\n{form}",
-            form.len()
+            "{method} {target} HTTP/1.0\r\nHost: etcd\r\nContent-Type: {kind}\r\nContent-Length: {}\r\n\r\n{body}",
+            body.len()
         );
         stream.write_all(request.as_bytes()).await.unwrap();
         let mut answer = String::new();
