@@ -17,7 +17,7 @@ use flanneld::store::{
     Update, Written,
 };
 use store_support::{
-    PATIENCE, PREFIX, Server, Watching, attrs, cluster, config, etcd, eventually, key, name, subnet,
+    PATIENCE, PREFIX, Proxy, Server, Watching, attrs, cluster, config, etcd, eventually, key, name, subnet,
 };
 
 const DAY: Duration = Duration::from_secs(86_400);
@@ -272,6 +272,52 @@ async fn a_paused_member_costs_no_call() {
         assert_eq!(three.unwrap().records.len(), 1);
         assert_eq!(two.unwrap().records.len(), 1);
     }
+}
+
+async fn everything_works<S: LeaseStore>(store: &S) {
+    let mut watching = Watching::from(store, store.list().await.unwrap().next);
+    let mine = held(store.create(subnet(1), &attrs(1), DAY).await.unwrap());
+    let mine = renewed(store.renew(&mine, DAY).await.unwrap());
+    while !matches!(watching.next().await, Update::Events(_)) {}
+    assert!(store.delete(subnet(1), mine.modified).await.unwrap());
+    while !matches!(watching.next().await, Update::Events(_)) {}
+}
+
+#[tokio::test]
+async fn a_slow_member_is_waited_for() {
+    let server = etcd(&["--enable-v2"]).await;
+    let proxy = Proxy::to(&server).await;
+    proxy.slow_down(Duration::from_secs(1));
+    let config = Config { username: "root".to_owned(), password: "x".to_owned(), ..proxy.config() };
+    everything_works(&v3(&config)).await;
+    everything_works(&v2(&config)).await;
+}
+
+#[tokio::test]
+async fn a_half_open_connection_costs_no_call() {
+    let server = etcd(&["--enable-v2"]).await;
+    let proxy = Proxy::to(&server).await;
+    let (three, two) = (v3(&proxy.config()), v2(&proxy.config()));
+    for _ in 0..2 {
+        three.list().await.unwrap();
+        two.list().await.unwrap();
+        proxy.freeze();
+    }
+    everything_works(&three).await;
+    everything_works(&two).await;
+}
+
+#[tokio::test]
+async fn a_deletion_in_v2_is_an_expiry_for_those_who_watch() {
+    let server = etcd(&["--enable-v2"]).await;
+    let store = v2(&server.config());
+    let mine = held(store.create(subnet(1), &attrs(1), DAY).await.unwrap());
+    let from = mine.modified + 1;
+    assert!(store.delete(subnet(1), mine.modified).await.unwrap());
+    // What Go flannel asks for; it skips `compareAndDelete`.
+    let target = format!("/v2/keys{PREFIX}/subnets?recursive=true&wait=true&waitIndex={from}");
+    let seen = server.http("GET", &target, "").await;
+    assert!(seen.contains(r#""action":"expire""#), "{seen}");
 }
 
 #[tokio::test]

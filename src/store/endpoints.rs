@@ -168,25 +168,22 @@ impl<C: Connect> Endpoints<C> {
         F: Fn(C::Connection) -> A + Send + Sync,
         A: Future<Output = Result<T, Failure>> + Send,
     {
-        let whole = async {
-            let connection = match member.connection() {
-                Some(connection) => connection,
-                None => {
-                    let connection = self.shared.connect.connect(&member.url).await?;
+        let known = member.connection();
+        let mut answer = match known.clone() {
+            Some(connection) => in_time(limit, attempt(connection)).await,
+            None => match in_time(limit, self.shared.connect.connect(&member.url)).await {
+                Ok(connection) => {
                     member.set(Some(connection.clone()));
-                    connection
+                    in_time(limit, attempt(connection)).await
                 }
-            };
-            attempt(connection).await
+                Err(failure) => Err(failure),
+            },
         };
-        let mut answer = tokio::time::timeout(limit, whole)
-            .await
-            .unwrap_or_else(|_| Err(Failure::Dead(format!("no answer within {:.1} s", limit.as_secs_f32()))));
         if let Err(Failure::Dead(reason)) = &mut answer {
-            if let Some(words) = self.shared.connect.last_words(&member.url) {
-                *reason = words;
-            } else if is_cut(reason) && member.url.scheme_str() == Some("http") {
-                reason.push_str(" (is this port TLS? then use https://)");
+            self.explain(member, reason);
+            // Only the connection may be dead: that is no verdict on the member.
+            if known.is_some() {
+                answer = Err(Failure::Stale(std::mem::take(reason)));
             }
         }
         if matches!(answer, Err(Failure::Dead(_) | Failure::Stale(_) | Failure::Config(_))) {
@@ -194,6 +191,15 @@ impl<C: Connect> Endpoints<C> {
             member.set(None);
         }
         answer
+    }
+
+    /// Adds what is known beyond HTTP's words.
+    fn explain(&self, member: &Member<C::Connection>, reason: &mut String) {
+        if let Some(words) = self.shared.connect.last_words(&member.url) {
+            *reason = words;
+        } else if is_cut(reason) && member.url.scheme_str() == Some("http") {
+            reason.push_str(" (is this port TLS? then use https://)");
+        }
     }
 
     fn summary(&self, failures: &[Option<Failure>]) -> StoreError {
@@ -213,6 +219,13 @@ impl<C: Connect> Endpoints<C> {
         }
         reasons.sort();
         StoreError::Unreachable(reasons.join("; "))
+    }
+}
+
+async fn in_time<T>(limit: Duration, work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+    match tokio::time::timeout(limit, work).await {
+        Ok(answer) => answer,
+        Err(_) => Err(Failure::Dead(format!("no answer within {:.1} s", limit.as_secs_f32()))),
     }
 }
 

@@ -8,8 +8,8 @@ use http::Method;
 use tokio::time::Instant;
 
 use super::config::Config;
-use super::endpoints::{Endpoints, Failure};
-use super::etcd_v2_http::{Answer, Dial, Http, Pending, encode};
+use super::endpoints::Endpoints;
+use super::etcd_v2_http::{Answer, Dial, Pending, encode};
 use super::etcd_v2_json::{ErrorCode, Node, Reply, event, record, records};
 use super::key_value::{
     Batch, Broken, Changes, Condition, Grant, KeyValue, Listing, Opened, Refreshed, Write,
@@ -191,14 +191,22 @@ pub struct ChangesV2 {
 }
 
 impl ChangesV2 {
-    /// Begins a long poll; with `probe` only at a member that has a quorum.
+    /// Begins a long poll; with `probe` at a member that has a quorum: the one that answered just before.
     async fn open(&self, probe: bool, by: Instant) -> Result<Pending, Broken> {
-        let target = format!("{}?recursive=true&wait=true&waitIndex={}", path(&self.folder), self.from);
-        // Any key below the folder does, also one that does not exist: to look for it takes a quorum.
-        let asked = probe.then(|| format!("{}/-?quorum=true", path(&self.folder)));
-        let (target, asked) = (&target, asked.as_deref());
         let doing = format!("watch {}", self.folder);
-        let opening = self.members.call(&doing, by, |http| open(http, target, asked));
+        if probe {
+            // Any key does, also one that does not exist: to look for it takes a quorum.
+            let target = format!("{}/-?quorum=true", path(&self.folder));
+            let target = &target;
+            let probing = self
+                .members
+                .call(&doing, by, |http| async move { http.send(Method::GET, target, None).await });
+            probing.await.map_err(Broken::Failed)?;
+        }
+        let target = format!("{}?recursive=true&wait=true&waitIndex={}", path(&self.folder), self.from);
+        let target = &target;
+        let opening =
+            self.members.call(&doing, by, |http| async move { http.begin(Method::GET, target, None).await });
         opening.await.map_err(Broken::Failed)
     }
 
@@ -226,13 +234,6 @@ impl ChangesV2 {
             Err(Reply::Node(_)) => Ok(None),
         }
     }
-}
-
-async fn open(http: Http, target: &str, probe: Option<&str>) -> Result<Pending, Failure> {
-    if let Some(probe) = probe {
-        http.send(Method::GET, probe, None).await?;
-    }
-    http.begin(Method::GET, target, None).await
 }
 
 impl Changes for ChangesV2 {

@@ -51,7 +51,8 @@ pub struct Record {
     pub created: Revision,
     /// When the key was last written.
     pub modified: Revision,
-    /// The id of the etcd lease bound to the key. `None`: the key never expires (a reservation).
+    /// The id of the etcd lease bound to the key; 0 in etcd v2, where a key carries its time to live itself. `None`: the key
+    /// never expires (a reservation).
     pub lease: Option<i64>,
 }
 
