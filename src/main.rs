@@ -1,2 +1,93 @@
-//! placeholder
-fn main() {}
+//! The daemon's process: argv and environment become options, a runtime runs the daemon, the outcome becomes an exit code.
+
+use std::process::ExitCode;
+
+use anyhow::Context;
+use flanneld::clock::{Clock, Now};
+use flanneld::daemon::{self, Reporter, Settings};
+use flanneld::health::Limits;
+use flanneld::kernel::{LinuxKernel, ReceiveBuffers};
+use flanneld::notify::Notifier;
+use flanneld::options::{self, Configured, Invocation};
+use flanneld::subnet_env::{Previous, file};
+use flanneld::{health, logging, store};
+use tokio::signal::unix::{SignalKind, signal};
+use tracing::{error, info, warn};
+
+fn main() -> ExitCode {
+    match options::read(std::env::args_os(), std::env::vars_os()) {
+        Ok(Invocation::Help(text) | Invocation::Version(text)) => {
+            eprintln!("{}", text.trim_end());
+            ExitCode::SUCCESS
+        }
+        Ok(Invocation::Run(configured)) => run(&configured),
+        Err(error) => {
+            eprintln!("flanneld: {error}");
+            ExitCode::from(error.exit_code())
+        }
+    }
+}
+
+fn run(configured: &Configured) -> ExitCode {
+    if let Err(error) =
+        logging::init(configured.options.verbosity, std::env::var_os("JOURNAL_STREAM").as_deref())
+    {
+        eprintln!("flanneld: cannot log: {error}");
+    }
+    info!(version = env!("CARGO_PKG_VERSION"), options = %configured.given(), "flanneld starts");
+    for warning in &configured.warnings {
+        warn!("{warning}");
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    match runtime.context("start the runtime").and_then(|runtime| runtime.block_on(serve(configured))) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            error!("{error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Handles signals before anything can block, then runs the daemon beside the health server.
+async fn serve(configured: &Configured) -> anyhow::Result<()> {
+    let stop = stop_signal()?;
+    let options = &configured.options;
+    let previous = file::read_previous(&options.subnet_file).unwrap_or_else(|error| {
+        warn!(%error, "the subnet of a former start is not known");
+        Previous::default()
+    });
+    for ignored in &previous.ignored {
+        warn!(file = %options.subnet_file.display(), "{ignored}");
+    }
+    let machine_id = std::fs::read_to_string("/etc/machine-id").ok();
+    let settings = Settings::new(options, machine_id.as_deref(), &previous);
+    let notifier = Notifier::new(std::env::var_os("NOTIFY_SOCKET"))?;
+    let (reporter, pings, sources) = Reporter::new(notifier, || Now::Boot.now().0);
+    if let Some(address) = options.health {
+        let listener = health::bind(address).await?;
+        info!(%address, "health and metrics are served");
+        tokio::spawn(health::serve(listener, sources, Limits::default(), std::future::pending()));
+    }
+    let clock = Clock::boot().context("get a timer from the kernel")?;
+    let kernel = LinuxKernel::open(ReceiveBuffers::default())?;
+    let store = store::open(&options.etcd)?;
+    daemon::run(settings, store, kernel, (clock, reporter, pings), stop).await?;
+    info!("flanneld stops; device, routes, subnet.env and lease stay");
+    Ok(())
+}
+
+/// Ends with SIGTERM or SIGINT. SIGHUP is only logged: there is nothing to read again yet.
+fn stop_signal() -> anyhow::Result<impl Future<Output = ()>> {
+    let mut terminate = signal(SignalKind::terminate()).context("handle SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("handle SIGINT")?;
+    let mut hangup = signal(SignalKind::hangup()).context("handle SIGHUP")?;
+    Ok(async move {
+        loop {
+            tokio::select! {
+                _ = terminate.recv() => return,
+                _ = interrupt.recv() => return,
+                _ = hangup.recv() => info!("SIGHUP: there is no configuration file to read again; restart to change options"),
+            }
+        }
+    })
+}

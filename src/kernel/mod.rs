@@ -10,6 +10,21 @@ use crate::model::host::{Host, RouteLookup};
 use crate::model::state::{EntryKey, FdbTarget, Observed, Operation, Route};
 use crate::model::{IfName, MacAddr};
 
+mod apply;
+#[cfg(test)]
+pub(crate) mod fake;
+mod linux;
+mod message;
+mod observe;
+mod parse;
+mod refusal;
+mod socket;
+mod step;
+mod watch;
+mod wire;
+
+pub use linux::{LinuxKernel, ReceiveBuffers};
+
 /// What somebody (perhaps we ourselves) changed in the kernel.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Change {

@@ -19,3 +19,4 @@ pub mod state;
 
 pub use addr::{IfName, MacAddr, Mtu, Vni};
 pub use lease::{Lease, LeaseAttrs, NodeId, VxlanData};
+pub use network_config::{NetworkConfig, VxlanConfig};

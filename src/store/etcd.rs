@@ -193,6 +193,10 @@ impl<K: KeyValue> LeaseStore for Etcd<K> {
         Watch::new(&self.kv, &self.keys.subnets, &sink).run(next, cluster).await;
     }
 
+    fn config_key(&self) -> String {
+        self.keys.config.clone()
+    }
+
     fn describe(&self) -> String {
         self.kv.describe()
     }

@@ -11,10 +11,9 @@ use ipnetwork::Ipv4Network;
 use tokio::sync::mpsc::Sender;
 
 use super::{
-    Config, Etcd, EtcdV2, EtcdV3, LeaseStore, Record, Renewal, Revision, Snapshot, StoreError, Update,
+    Config, Etcd, EtcdV2, EtcdV3, Held, LeaseStore, Record, Renewal, Revision, Snapshot, StoreError, Update,
     Written,
 };
-use super::{Held, config::Keys};
 use crate::model::LeaseAttrs;
 
 /// The option `etcd-api`.
@@ -75,7 +74,6 @@ pub struct Candidates {
     api: Api,
     v2: Etcd<EtcdV2>,
     v3: Etcd<EtcdV3>,
-    key: String,
 }
 
 impl Candidates {
@@ -89,7 +87,6 @@ impl Candidates {
             api,
             v2: Etcd::new(EtcdV2::new(config)?, &config.prefix),
             v3: Etcd::new(EtcdV3::new(config)?, &config.prefix),
-            key: Keys::below(&config.prefix).config,
         })
     }
 
@@ -108,7 +105,7 @@ impl Candidates {
 
     async fn look(&self, own: Option<Ipv4Addr>) -> Result<Choice, StoreError> {
         let (v2, v3) = tokio::join!(self.v2.network_config(), self.v3.network_config());
-        let key = &self.key;
+        let key = self.v3.config_key();
         let v2 = match v2 {
             Ok(found) => found.is_some(),
             // An answer, though not one of the v2 API: the server does not speak it.
@@ -133,7 +130,7 @@ impl Candidates {
 
     /// Both hold a config: v2 as long as another node lives there.
     async fn compare(&self, own: Option<Ipv4Addr>) -> Result<Choice, StoreError> {
-        let key = &self.key;
+        let key = self.v3.config_key();
         let records = self.v2.list().await?.records;
         let others = records.iter().filter(|record| is_of_another_node(record, own)).count();
         Ok(match others {
@@ -216,6 +213,13 @@ impl LeaseStore for Store {
 
     async fn watch(&self, next: Revision, sink: Sender<Update>) {
         either!(self.watch(next, sink));
+    }
+
+    fn config_key(&self) -> String {
+        match self {
+            Self::V2(store) => store.config_key(),
+            Self::V3(store) => store.config_key(),
+        }
     }
 
     fn describe(&self) -> String {

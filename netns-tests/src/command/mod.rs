@@ -1,0 +1,8 @@
+//! The verbs of `cargo lab`, one file each.
+
+pub mod demo;
+pub mod kept;
+pub mod packages;
+pub mod soak;
+pub mod suite;
+pub mod table;

@@ -1,0 +1,105 @@
+//! `cargo lab test`: everything that must hold before a change lands, with one summary at the end.
+
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+
+use crate::binaries;
+use crate::command::packages;
+use crate::command::table::table;
+
+/// Installed when missing. Built without optimisation: that takes 2.5 minutes on two cores instead of 7.
+const CARGO_DENY: &str = "cargo-deny@0.20.2";
+
+/// Runs every step, also after one has failed.
+///
+/// # Errors
+/// When a step failed; the table says which.
+pub fn run() -> Result<()> {
+    packages::ensure_present()?;
+    let mut steps = Steps::default();
+    steps.cargo("formatting", &["fmt", "--all", "--check"]);
+    let clippy = ["clippy", "--locked", "--workspace", "--all-targets", "--", "--deny", "warnings"];
+    steps.cargo("clippy", &clippy);
+    steps.step("cargo-deny", check_dependencies);
+    // The lab's tests drive what users run: the release binaries.
+    steps.step("release binaries", || binaries::build().map(drop));
+    steps.step("tests", run_tests);
+    steps.finish()
+}
+
+/// Licences, banned crates and sources. The advisory database needs a network of its own and is left out.
+fn check_dependencies() -> Result<()> {
+    if !has_subcommand("deny") {
+        let words = ["install", "--locked", "--profile", "dev", "--no-default-features", CARGO_DENY];
+        cargo(&words).context("install cargo-deny")?;
+    }
+    cargo(&["deny", "--locked", "check", "licenses", "bans", "sources"])
+}
+
+/// All tests: with cargo-nextest if the machine has it (a process and a time limit for each test), else with cargo test.
+fn run_tests() -> Result<()> {
+    let folder = binaries::target_folder().join("release");
+    let mut command = cargo_command();
+    if has_subcommand("nextest") {
+        command.args(["nextest", "run", "--locked", "--workspace", "--no-fail-fast"]);
+        run_command(command.env(binaries::FOLDER_VARIABLE, folder))?;
+        return cargo(&["test", "--locked", "--workspace", "--doc"]);
+    }
+    command.args(["test", "--locked", "--workspace", "--no-fail-fast"]);
+    run_command(command.env(binaries::FOLDER_VARIABLE, folder))
+}
+
+#[derive(Default)]
+struct Steps {
+    done: Vec<(&'static str, Duration, Result<()>)>,
+}
+
+impl Steps {
+    fn step(&mut self, name: &'static str, work: impl FnOnce() -> Result<()>) {
+        println!("\n=== {name}");
+        let start = Instant::now();
+        let result = work();
+        if let Err(error) = &result {
+            println!("{error:#}");
+        }
+        self.done.push((name, start.elapsed(), result));
+    }
+
+    fn cargo(&mut self, name: &'static str, words: &[&str]) {
+        self.step(name, || cargo(words));
+    }
+
+    fn finish(self) -> Result<()> {
+        let row = |(name, time, result): &(&str, Duration, Result<()>)| {
+            let word = if result.is_ok() { "ok" } else { "FAILED" };
+            vec![(*name).to_owned(), word.to_owned(), format!("{:.0}", time.as_secs_f64())]
+        };
+        let rows: Vec<_> = self.done.iter().map(row).collect();
+        println!("\n{}", table(&["step", "", "seconds"], &rows));
+        let failed = self.done.iter().filter(|(_, _, result)| result.is_err()).count();
+        ensure!(failed == 0, "{failed} of {} steps failed", self.done.len());
+        Ok(())
+    }
+}
+
+fn has_subcommand(name: &str) -> bool {
+    cargo_command().args([name, "--version"]).output().is_ok_and(|output| output.status.success())
+}
+
+fn cargo(words: &[&str]) -> Result<()> {
+    run_command(cargo_command().args(words))
+}
+
+fn cargo_command() -> Command {
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.current_dir(binaries::repository());
+    command
+}
+
+fn run_command(command: &mut Command) -> Result<()> {
+    let status = command.status().with_context(|| format!("run {command:?}"))?;
+    ensure!(status.success(), "{command:?} ended with {status}");
+    Ok(())
+}

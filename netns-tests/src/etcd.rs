@@ -1,0 +1,308 @@
+//! A real etcd: members as processes in nodes of their own, and `etcdctl` as the client.
+
+use std::net::Ipv4Addr;
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use nix::sys::signal::Signal;
+
+use crate::binaries;
+use crate::eventually::eventually;
+use crate::namespaces::Entry;
+use crate::node::Node;
+use crate::process::Process;
+
+const START: Duration = Duration::from_secs(20);
+/// In the node's `/run`, a tmpfs: Debian's etcd 3.4 cannot be told not to fsync.
+const DATA: &str = "/run/etcd";
+
+/// One key with what etcd knows about it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeyValue {
+    /// the whole key
+    pub key: String,
+    /// its value
+    pub value: String,
+    /// revision of its last change
+    pub mod_revision: i64,
+    /// revision of its creation
+    pub create_revision: i64,
+    /// id of its etcd lease; 0 for a key without one
+    pub lease: i64,
+}
+
+/// One member.
+#[derive(Debug)]
+struct Member {
+    node: Arc<Node>,
+    address: Ipv4Addr,
+    process: Option<Process>,
+}
+
+/// All members.
+#[derive(Debug)]
+pub struct Etcd {
+    members: Vec<Member>,
+    arguments: Vec<String>,
+}
+
+impl Etcd {
+    /// Makes a cluster of the given nodes without starting it. `arguments` are added to each member's command line.
+    #[must_use]
+    pub fn new(nodes: Vec<(Arc<Node>, Ipv4Addr)>, arguments: Vec<String>) -> Self {
+        let members =
+            nodes.into_iter().map(|(node, address)| Member { node, address, process: None }).collect();
+        Self { members, arguments }
+    }
+
+    /// Starts every member and waits until the cluster answers.
+    ///
+    /// # Errors
+    /// When it does not within the deadline.
+    pub fn start(&mut self) -> Result<()> {
+        for member in 0..self.members.len() {
+            self.launch(member)?;
+        }
+        self.wait_healthy()
+    }
+
+    /// Starts one member (again) without waiting for it. Its data is what it was.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn launch(&mut self, member: usize) -> Result<()> {
+        let cluster: Vec<String> =
+            self.members.iter().map(|m| format!("{}=http://{}:2380", m.node.name(), m.address)).collect();
+        let member = self.members.get_mut(member).context("no such etcd member")?;
+        let address = member.address;
+        let program = binaries::program("etcd").context("no etcd; `cargo lab demo` gets what is missing")?;
+        let mut command = Command::new(program);
+        command
+            .args(["--name", member.node.name(), "--data-dir", DATA])
+            .arg(format!("--listen-client-urls=http://{address}:2379,http://127.0.0.1:2379"))
+            .arg(format!("--advertise-client-urls=http://{address}:2379"))
+            .arg(format!("--listen-peer-urls=http://{address}:2380"))
+            .arg(format!("--initial-advertise-peer-urls=http://{address}:2380"))
+            .arg(format!("--initial-cluster={}", cluster.join(",")))
+            .args([
+                "--heartbeat-interval=50",
+                "--election-timeout=500",
+                "--logger=zap",
+                "--log-outputs=stderr",
+            ])
+            .args(&self.arguments);
+        member.process = Some(Process::start(&member.node, "etcd", &mut command)?);
+        Ok(())
+    }
+
+    /// Waits until the cluster answers a linearizable read.
+    ///
+    /// # Errors
+    /// When it does not within the deadline.
+    pub fn wait_healthy(&self) -> Result<()> {
+        eventually(START, "etcd answers", || self.ctl(&["get", "/", "--keys-only"]).map(drop))
+    }
+
+    /// Ends a member with SIGTERM.
+    ///
+    /// # Errors
+    /// When it does not run or does not end.
+    pub fn stop(&mut self, member: usize) -> Result<()> {
+        let mut process = self.process(member)?.take().context("this etcd member does not run")?;
+        process.signal(Signal::SIGTERM)?;
+        process.wait(START).map(drop)
+    }
+
+    /// Ends a member with SIGKILL.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub fn kill(&mut self, member: usize) -> Result<()> {
+        self.process(member)?.take().context("this etcd member does not run")?.kill()
+    }
+
+    /// Sends a member a signal, e.g. SIGSTOP and SIGCONT.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub fn signal(&mut self, member: usize, signal: Signal) -> Result<()> {
+        self.process(member)?.as_ref().context("this etcd member does not run")?.signal(signal)
+    }
+
+    /// Removes a stopped member's data: the next start is an empty store with another cluster id.
+    ///
+    /// # Errors
+    /// When the data cannot be removed.
+    pub fn wipe(&mut self, member: usize) -> Result<()> {
+        ensure!(self.process(member)?.is_none(), "stop the member before wiping it");
+        let node = &self.members.get(member).context("no such etcd member")?.node;
+        node.run(&format!("rm -rf {DATA}")).map(drop)
+    }
+
+    fn process(&mut self, member: usize) -> Result<&mut Option<Process>> {
+        Ok(&mut self.members.get_mut(member).context("no such etcd member")?.process)
+    }
+
+    /// The node of a member.
+    ///
+    /// # Errors
+    /// When there is no such member.
+    pub fn node(&self, member: usize) -> Result<&Arc<Node>> {
+        Ok(&self.members.get(member).context("no such etcd member")?.node)
+    }
+
+    /// The nodes of all members.
+    pub fn nodes(&self) -> impl Iterator<Item = &Arc<Node>> {
+        self.members.iter().map(|member| &member.node)
+    }
+
+    /// What `-etcd-endpoints` takes.
+    #[must_use]
+    pub fn endpoints(&self) -> String {
+        let urls: Vec<String> = self.members.iter().map(|m| format!("http://{}:2379", m.address)).collect();
+        urls.join(",")
+    }
+
+    /// Runs `etcdctl` (API 3) in the first member's node against all members and returns its output.
+    ///
+    /// # Errors
+    /// When it fails.
+    pub fn ctl(&self, arguments: &[&str]) -> Result<String> {
+        let node = self.node(0)?;
+        let mut command = Command::new("etcdctl");
+        command.env("ETCDCTL_API", "3").arg(format!("--endpoints={}", self.endpoints()));
+        command.args(["--dial-timeout=1s", "--command-timeout=3s"]).args(arguments).stdin(Stdio::null());
+        let output = node.output(&mut command, &Entry::Node)?;
+        if !output.status.success() {
+            bail!("etcdctl {}: {}", arguments.join(" "), String::from_utf8_lossy(&output.stderr).trim());
+        }
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+
+    /// `etcdctl put KEY VALUE`: a key without a lease.
+    ///
+    /// # Errors
+    /// When etcd refuses.
+    pub fn put(&self, key: &str, value: &str) -> Result<()> {
+        self.ctl(&["put", "--", key, value]).map(drop)
+    }
+
+    /// Puts a key bound to a new etcd lease of `ttl` seconds.
+    ///
+    /// # Errors
+    /// When etcd refuses.
+    pub fn put_leased(&self, key: &str, value: &str, ttl: u32) -> Result<()> {
+        let granted = self.ctl(&["lease", "grant", &ttl.to_string()])?;
+        let id = granted.split_whitespace().nth(1).context("etcdctl lease grant names no lease")?;
+        self.ctl(&["put", &format!("--lease={id}"), "--", key, value]).map(drop)
+    }
+
+    /// Deletes one key.
+    ///
+    /// # Errors
+    /// When etcd refuses or there was no such key.
+    pub fn delete(&self, key: &str) -> Result<()> {
+        let deleted = self.ctl(&["del", "--", key])?;
+        ensure!(deleted.trim() == "1", "no key {key} to delete");
+        Ok(())
+    }
+
+    /// All keys that begin with `prefix`, in order.
+    ///
+    /// # Errors
+    /// When etcd does not answer.
+    pub fn list(&self, prefix: &str) -> Result<Vec<KeyValue>> {
+        parse_fields(&self.ctl(&["get", "--prefix", "--write-out=fields", "--", prefix])?)
+    }
+
+    /// One key.
+    ///
+    /// # Errors
+    /// When it is not there.
+    pub fn get(&self, key: &str) -> Result<KeyValue> {
+        let found = parse_fields(&self.ctl(&["get", "--write-out=fields", "--", key])?)?;
+        found.into_iter().next().with_context(|| format!("no key {key} in etcd"))
+    }
+
+    /// Remaining seconds of an etcd lease.
+    ///
+    /// # Errors
+    /// When it has expired.
+    pub fn time_to_live(&self, lease: i64) -> Result<i64> {
+        let shown = self.ctl(&["lease", "timetolive", &format!("{lease:x}")])?;
+        let remaining = shown.split_once("remaining(").and_then(|(_, rest)| rest.split_once("s)"));
+        let (seconds, _) = remaining.with_context(|| format!("lease {lease:x} is gone: {}", shown.trim()))?;
+        seconds.parse().context("remaining seconds")
+    }
+
+    /// `etcdctl lease revoke`: deletes the keys bound to it.
+    ///
+    /// # Errors
+    /// When etcd refuses.
+    pub fn revoke(&self, lease: i64) -> Result<()> {
+        self.ctl(&["lease", "revoke", &format!("{lease:x}")]).map(drop)
+    }
+
+    /// Compacts the history up to the present.
+    ///
+    /// # Errors
+    /// When etcd refuses.
+    pub fn compact(&self) -> Result<()> {
+        let shown = self.ctl(&["get", "/", "--write-out=fields"])?;
+        let revision = shown.lines().find_map(|line| line.strip_prefix("\"Revision\" : "));
+        self.ctl(&["compact", revision.context("etcdctl names no revision")?.trim()]).map(drop)
+    }
+}
+
+/// Reads `etcdctl --write-out=fields`: lines of `"Name" : VALUE`, a key's beginning with `"Key"` and ending with
+/// `"Lease"`.
+fn parse_fields(text: &str) -> Result<Vec<KeyValue>> {
+    let mut found: Vec<KeyValue> = Vec::new();
+    for line in text.lines() {
+        let Some((name, value)) = line.split_once(" : ") else { continue };
+        if name == "\"Key\"" {
+            found.push(KeyValue {
+                key: unquote(value),
+                value: String::new(),
+                mod_revision: 0,
+                create_revision: 0,
+                lease: 0,
+            });
+        }
+        let Some(last) = found.last_mut() else { continue };
+        match name {
+            "\"Value\"" => last.value = unquote(value),
+            "\"ModRevision\"" => last.mod_revision = value.parse().context("ModRevision")?,
+            "\"CreateRevision\"" => last.create_revision = value.parse().context("CreateRevision")?,
+            "\"Lease\"" => last.lease = value.parse().context("Lease")?,
+            _ => {}
+        }
+    }
+    Ok(found)
+}
+
+/// Go's quoting equals JSON's for the text the lab writes; anything else is taken as it is shown.
+fn unquote(text: &str) -> String {
+    serde_json::from_str(text).unwrap_or_else(|_| text.trim_matches('"').to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fields_output_is_read() {
+        let text = "\"ClusterID\" : 14841639068965178418\n\"Revision\" : 4\n\"Key\" : \"/a/b\"\n\"CreateRevision\" : 2\n\
+                    \"ModRevision\" : 3\n\"Version\" : 1\n\"Value\" : \"{\\\"x\\\":1}\"\n\"Lease\" : 7\n\"More\" : false\n";
+        let expected = KeyValue {
+            key: "/a/b".into(),
+            value: "{\"x\":1}".into(),
+            mod_revision: 3,
+            create_revision: 2,
+            lease: 7,
+        };
+        assert_eq!(parse_fields(text).unwrap(), [expected]);
+    }
+}

@@ -1,0 +1,174 @@
+//! The daemon under test (or any binary with the same command line) as a process in a node.
+
+use std::path::PathBuf;
+use std::process::{Command, ExitStatus};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use nix::sys::signal::Signal;
+
+use crate::binaries;
+use crate::eventually::eventually;
+use crate::http;
+use crate::node::Node;
+use crate::notify::NotifySocket;
+use crate::process::{Footprint, Process};
+
+/// Where the daemon listens for health and metrics, on the node's loopback.
+pub const HEALTH_PORT: u16 = 10259;
+/// Where the daemon writes what the CNI plugin reads.
+pub const SUBNET_FILE: &str = "/run/flannel/subnet.env";
+/// Generous, so that a loaded machine does not fail a test.
+const DEADLINE: Duration = Duration::from_secs(20);
+
+/// How a daemon is started.
+#[derive(Debug, Clone, Default)]
+pub struct Options {
+    /// the program; the one built from this repository if not given
+    pub program: Option<PathBuf>,
+    flags: Vec<(String, String)>,
+    environment: Vec<(String, String)>,
+}
+
+impl Options {
+    /// Sets `-NAME=VALUE`, replacing an earlier value.
+    #[must_use]
+    pub fn flag(mut self, name: &str, value: impl Into<String>) -> Self {
+        self = self.without(name);
+        self.flags.push((name.to_owned(), value.into()));
+        self
+    }
+
+    /// Leaves a flag out.
+    #[must_use]
+    pub fn without(mut self, name: &str) -> Self {
+        self.flags.retain(|(present, _)| present != name);
+        self
+    }
+
+    /// Sets an environment variable.
+    #[must_use]
+    pub fn env(mut self, name: &str, value: &str) -> Self {
+        self.environment.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    fn command(&self) -> Result<Command> {
+        let mut command = match &self.program {
+            Some(program) => Command::new(program),
+            None => Command::new(binaries::flanneld()?),
+        };
+        // Sorted and with one dash, as the role's unit has them.
+        let mut flags = self.flags.clone();
+        flags.sort();
+        command.args(flags.iter().map(|(name, value)| format!("-{name}={value}")));
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
+        Ok(command)
+    }
+}
+
+/// A running daemon. It is killed when this value is dropped; the data plane stays.
+#[derive(Debug)]
+pub struct Flanneld {
+    process: Process,
+    notify: NotifySocket,
+    started: Instant,
+}
+
+impl Flanneld {
+    /// Starts the daemon without waiting for it.
+    ///
+    /// # Errors
+    /// When it cannot be built or started.
+    pub fn start(node: &Arc<Node>, options: &Options) -> Result<Self> {
+        let path = node.folder().join(format!("notify-{:08x}", crate::node::random_u64() >> 32));
+        let notify = NotifySocket::bind(&path)?;
+        let mut command = options.command()?;
+        command.env("NOTIFY_SOCKET", notify.path());
+        let started = Instant::now();
+        let process = Process::start(node, "flanneld", &mut command)?;
+        Ok(Self { process, notify, started })
+    }
+
+    /// The process behind it.
+    #[must_use]
+    pub fn process(&self) -> &Process {
+        &self.process
+    }
+
+    /// The process behind it, to wait for its end.
+    pub fn process_mut(&mut self) -> &mut Process {
+        &mut self.process
+    }
+
+    /// Its node.
+    #[must_use]
+    pub fn node(&self) -> &Arc<Node> {
+        self.process.node()
+    }
+
+    /// What it told systemd.
+    #[must_use]
+    pub fn notify(&self) -> &NotifySocket {
+        &self.notify
+    }
+
+    /// When it was started.
+    #[must_use]
+    pub fn started(&self) -> Instant {
+        self.started
+    }
+
+    /// Waits for `READY=1` and returns how long after the start it came.
+    ///
+    /// # Errors
+    /// When it does not come or the process ends; the error holds the log.
+    pub fn wait_ready(&mut self) -> Result<Duration> {
+        let ready = eventually(DEADLINE, "READY=1", || self.notify.first("READY=1").context("not received"));
+        match ready {
+            Ok(ready) => Ok(ready.at - self.started),
+            Err(error) => {
+                self.process.ensure_running()?;
+                Err(error.context(format!("{}: log:\n{}", self.node().name(), self.process.log_tail(40))))
+            }
+        }
+    }
+
+    /// Ends it with a signal and returns its exit status.
+    ///
+    /// # Errors
+    /// When it does not end within the deadline.
+    pub fn stop(mut self, signal: Signal) -> Result<ExitStatus> {
+        self.process.signal(signal)?;
+        self.process.wait(DEADLINE)
+    }
+
+    /// What it costs now.
+    ///
+    /// # Errors
+    /// When it has ended.
+    pub fn footprint(&self) -> Result<Footprint> {
+        Footprint::of(self.process.pid())
+    }
+
+    /// `GET http://127.0.0.1:10259PATH`: the status and the body.
+    ///
+    /// # Errors
+    /// When nobody answers.
+    pub fn http(&self, path: &str) -> Result<(u16, String)> {
+        let address = ([127, 0, 0, 1], HEALTH_PORT).into();
+        self.node().in_network(|| http::get(address, path))
+    }
+
+    /// The value of one metric, with its labels as written in the Prometheus text, e.g.
+    /// `flanneld_peers{state="programmed"}`. A metric that is not listed is 0.
+    ///
+    /// # Errors
+    /// When `/metrics` does not answer or the value is no number.
+    pub fn metric(&self, name: &str) -> Result<f64> {
+        let (status, body) = self.http("/metrics")?;
+        ensure!(status == 200, "/metrics answers {status}");
+        http::metric(&body, name)
+    }
+}

@@ -1,0 +1,94 @@
+//! `ip monitor all` as a witness that nothing changed.
+
+use std::io::{BufRead, BufReader};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+
+use crate::eventually::eventually;
+use crate::namespaces::Entry;
+use crate::node::Node;
+
+/// A route that is added and removed to see that the recorder listens, and that it has heard everything (TEST-NET-1,
+/// RFC 5737). One socket keeps the order of its messages.
+const MARK: &str = "192.0.2.77";
+const DEADLINE: Duration = Duration::from_secs(10);
+
+/// A recorder of every change in a node's kernel.
+#[derive(Debug)]
+pub struct Recorder {
+    node: Arc<Node>,
+    child: Child,
+    lines: Arc<Mutex<Vec<String>>>,
+    reader: Option<JoinHandle<()>>,
+}
+
+impl Recorder {
+    /// Starts to record; when this returns, it listens.
+    ///
+    /// # Errors
+    /// When `ip monitor` cannot be started.
+    pub fn start(node: &Arc<Node>) -> Result<Self> {
+        let mut command = Command::new("ip");
+        command.args(["monitor", "all"]).stdin(Stdio::null()).stdout(Stdio::piped());
+        let mut child = node.spawn(&mut command, &Entry::Node)?;
+        let output = child.stdout.take().context("ip monitor has no standard output")?;
+        let lines = Arc::<Mutex<Vec<String>>>::default();
+        let list = Arc::clone(&lines);
+        let reader = thread::spawn(move || {
+            for line in BufReader::new(output).lines().map_while(Result::ok) {
+                list.lock().unwrap_or_else(PoisonError::into_inner).push(line);
+            }
+        });
+        let recorder = Self { node: Arc::clone(node), child, lines, reader: Some(reader) };
+        eventually(DEADLINE, "ip monitor listens", || recorder.mark())?;
+        recorder.take();
+        Ok(recorder)
+    }
+
+    /// Everything that changed since the last call (or the start), without the noise of neighbours on other devices than
+    /// `device`, which come and go with every packet.
+    ///
+    /// # Errors
+    /// When `ip monitor` has ended.
+    pub fn changes(&self, device: &str) -> Result<Vec<String>> {
+        self.mark()?;
+        let mut lines = self.take();
+        lines.retain(|line| !line.contains(MARK));
+        lines.retain(|line| !line.starts_with("[NEIGH]") || line.contains(&format!(" {device} ")));
+        Ok(lines)
+    }
+
+    fn take(&self) -> Vec<String> {
+        std::mem::take(&mut *self.lines.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Adds and removes the mark and waits until its removal was heard.
+    fn mark(&self) -> Result<()> {
+        let seen = self.removals();
+        self.node.run(&format!("ip route add blackhole {MARK}"))?;
+        self.node.run(&format!("ip route delete blackhole {MARK}"))?;
+        eventually(Duration::from_millis(500), "the mark in ip monitor", || {
+            ensure!(self.removals() > seen, "not heard");
+            Ok(())
+        })
+    }
+
+    fn removals(&self) -> usize {
+        let lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
+        lines.iter().filter(|line| line.contains("Deleted") && line.contains(MARK)).count()
+    }
+}
+
+impl Drop for Recorder {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if let Some(reader) = self.reader.take() {
+            let _ = reader.join();
+        }
+    }
+}

@@ -1,0 +1,105 @@
+//! What a node's kernel holds, as `ip -j` and `bridge -j` show it, and what it should hold for a set of leases.
+
+use anyhow::{Context, Result, ensure};
+use serde_json::{Value, json};
+
+use crate::lease::Lease;
+use crate::node::Node;
+
+/// The routes, permanent neighbours and FDB entries of an overlay device, each list sorted.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct PeerState {
+    /// `ip -d -j -4 route show dev DEV`
+    pub routes: Vec<Value>,
+    /// `ip -j neigh show dev DEV nud permanent`
+    pub neighbours: Vec<Value>,
+    /// `bridge -j fdb show dev DEV`
+    pub fdb: Vec<Value>,
+}
+
+impl PeerState {
+    /// Reads the kernel of a node.
+    ///
+    /// # Errors
+    /// When the device does not exist.
+    pub fn observe(node: &Node, device: &str) -> Result<Self> {
+        Ok(Self {
+            routes: sorted(&node.json(&format!("ip -d -j -4 route show dev {device}"))?),
+            neighbours: sorted(&node.json(&format!("ip -j neigh show dev {device} nud permanent"))?),
+            fdb: sorted(&node.json(&format!("bridge -j fdb show dev {device}"))?),
+        })
+    }
+
+    /// What contract section 11.4 demands for these peers, and nothing else: three entries each.
+    #[must_use]
+    pub fn expected<'a>(peers: impl IntoIterator<Item = &'a Lease>) -> Self {
+        let mut state = Self::default();
+        for peer in peers {
+            let (gateway, mac) = (peer.network().to_string(), &peer.vtep_mac);
+            state.routes.push(json!({
+                "type": "unicast", "dst": peer.subnet, "gateway": gateway, "protocol": "boot",
+                "scope": "global", "flags": ["onlink"],
+            }));
+            state.neighbours.push(json!({ "dst": gateway, "lladdr": mac, "state": ["PERMANENT"] }));
+            state.fdb.push(json!({
+                "mac": mac, "dst": peer.public_ip, "flags": ["self"], "state": "permanent",
+            }));
+        }
+        for list in [&mut state.routes, &mut state.neighbours, &mut state.fdb] {
+            list.sort_by_key(Value::to_string);
+        }
+        state
+    }
+
+    /// Fails with both sides when the node's device does not hold exactly this.
+    ///
+    /// # Errors
+    /// When it differs or cannot be read.
+    pub fn ensure_on(&self, node: &Node, device: &str) -> Result<()> {
+        let found = Self::observe(node, device)?;
+        ensure!(found == *self, "{}: {device} holds {found:#?}\nbut should hold {self:#?}", node.name());
+        Ok(())
+    }
+}
+
+/// The elements of a JSON list in an order of their own.
+#[must_use]
+pub fn sorted(list: &Value) -> Vec<Value> {
+    let mut elements = list.as_array().cloned().unwrap_or_default();
+    elements.sort_by_key(Value::to_string);
+    elements
+}
+
+/// One link: `ip -d -j link show DEV`.
+///
+/// # Errors
+/// When it does not exist.
+pub fn link(node: &Node, device: &str) -> Result<Value> {
+    let links = node.json(&format!("ip -d -j link show {device}"))?;
+    links.get(0).cloned().with_context(|| format!("{}: no link {device}", node.name()))
+}
+
+/// The MAC of a link.
+///
+/// # Errors
+/// When it does not exist.
+pub fn mac(node: &Node, device: &str) -> Result<String> {
+    let link = link(node, device)?;
+    let mac = link.get("address").and_then(Value::as_str);
+    Ok(mac.with_context(|| format!("{device} has no MAC"))?.to_owned())
+}
+
+/// The IPv4 addresses of a link: the `addr_info` of `ip -j -4 address show dev DEV`.
+///
+/// # Errors
+/// When it does not exist.
+pub fn addresses(node: &Node, device: &str) -> Result<Vec<Value>> {
+    let links = node.json(&format!("ip -j -4 address show dev {device}"))?;
+    Ok(links
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(|link| link.get("addr_info"))
+        .flat_map(sorted)
+        .collect())
+}

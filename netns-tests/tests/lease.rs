@@ -1,0 +1,185 @@
+//! Getting, keeping and losing a lease.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use netns_tests::lab::{DEVICE, PREFIX};
+use netns_tests::observe::{self, PeerState};
+use netns_tests::scenario::{lab_without_a_spare_subnet, race_for_subnets};
+use netns_tests::{Flanneld, Lab, Spec, eventually, lab, lease, throughout};
+use nix::sys::signal::Signal;
+
+const SUBNET_FILE: &str = "/run/flannel/subnet.env";
+
+#[test]
+fn twelve_daemons_at_once_on_twelve_subnets_all_succeed_twenty_times() -> Result<()> {
+    let lab = lab_without_a_spare_subnet(12)?;
+    for round in 1..=20 {
+        race_for_subnets(&lab).with_context(|| format!("round {round}"))?;
+    }
+    Ok(())
+}
+
+#[test]
+fn a_reservation_stays_one() -> Result<()> {
+    let lab = Lab::start(&Spec { nodes: 1, ..Spec::default() })?;
+    let key = format!("{PREFIX}/subnets/10.200.42.0-24");
+    lab.etcd().put(&key, &lease::value("10.8.0.111", "02:00:00:00:00:42"))?;
+    let daemon = lab.flanneld(1)?;
+    assert_eq!(lab.lease(1)?.subnet, "10.200.42.0/24");
+    assert_eq!(lab.etcd().get(&key)?.lease, 0, "no lease was bound to it");
+    assert_eq!(observe::mac(daemon.node(), DEVICE)?, lab.lease(1)?.vtep_mac);
+    daemon.stop(Signal::SIGTERM)?;
+    let _daemon = lab.flanneld(1)?;
+    assert_eq!(lab.etcd().get(&key)?.lease, 0);
+    Ok(())
+}
+
+#[test]
+fn a_lease_has_the_form_and_the_time_to_live_of_gos() -> Result<()> {
+    let lab = Lab::start(&Spec { nodes: 1, ..Spec::default() })?;
+    let daemon = lab.flanneld(1)?;
+    let lease = lab.lease(1)?;
+    let mac = observe::mac(daemon.node(), DEVICE)?;
+    let gos = lease::value("10.8.0.111", &mac);
+    let start = gos.trim_end_matches('}').to_owned() + "},\"NodeID\":\"";
+    assert!(lease.stored.value.starts_with(&start), "{}", lease.stored.value);
+    let [a, b, c, d] = lease.network().octets();
+    assert_eq!(lease.stored.key, format!("{PREFIX}/subnets/{a}.{b}.{c}.{d}-24"));
+    assert!((1..=100).contains(&c), "one of the first hundred free: {}", lease.subnet);
+    let time = lab.etcd().time_to_live(lease.stored.lease)?;
+    assert!((86_300..=86_400).contains(&time), "{time}");
+    Ok(())
+}
+
+/// A daemon whose lease lives 10 seconds and is renewed at half of it.
+fn short_lived(lab: &Lab, number: u8) -> Result<Flanneld> {
+    let options = lab.options(number).flag("subnet-lease-ttl", "10");
+    let mut daemon = Flanneld::start(lab.node(number)?, &options)?;
+    daemon.wait_ready()?;
+    Ok(daemon)
+}
+
+#[test]
+fn renewal_keeps_the_key_without_an_event_and_expiry_removes_the_peer() -> Result<()> {
+    let lab = Lab::start(&Spec { nodes: 2, ..Spec::default() })?;
+    let daemons = [short_lived(&lab, 1)?, lab.flanneld(2)?];
+    lab.wait_converged(&daemons)?;
+    let before = lab.lease(1)?;
+    let mut lowest = 10;
+    throughout(Duration::from_secs(13), "the key over more than its time to live", || {
+        let now = lab.lease(1)?;
+        ensure!(now == before, "renewed with an event: {now:?}");
+        lowest = lowest.min(lab.etcd().time_to_live(now.stored.lease)?);
+        Ok(())
+    })?;
+    assert!((2..=6).contains(&lowest), "renewed at about half of the time: {lowest} s were left");
+    let [renewing, watching] = daemons;
+    renewing.stop(Signal::SIGKILL)?;
+    eventually(Duration::from_secs(30), "the lease runs out", || {
+        ensure!(lab.leases()?.len() == 1, "still there");
+        Ok(())
+    })?;
+    lab.wait_node_converged(&watching)?;
+    assert_eq!(PeerState::observe(watching.node(), DEVICE)?, PeerState::default());
+    Ok(())
+}
+
+#[test]
+fn a_deleted_key_and_a_revoked_lease_are_taken_again_at_once() -> Result<()> {
+    let lab = Lab::start(&Spec { nodes: 2, ..Spec::default() })?;
+    let daemons = lab.flanneld_everywhere()?;
+    let file = lab.node(1)?.read(SUBNET_FILE)?;
+    for revoke in [false, true] {
+        let before = lab.lease(1)?;
+        if revoke {
+            lab.etcd().revoke(before.stored.lease)?;
+        } else {
+            lab.etcd().delete(&before.stored.key)?;
+        }
+        lab.eventually(&daemons[0], "the same lease again", || {
+            let now = lab.lease(1)?;
+            ensure!((&now.subnet, &now.vtep_mac) == (&before.subnet, &before.vtep_mac), "{now:?}");
+            ensure!(now.stored.lease != 0 && now.stored.lease != before.stored.lease, "{now:?}");
+            Ok(())
+        })?;
+        lab.wait_converged(&daemons)?;
+        assert_eq!(lab.node(1)?.read(SUBNET_FILE)?, file);
+    }
+    Ok(())
+}
+
+#[test]
+fn a_subnet_that_another_node_holds_now_is_left_to_it() -> Result<()> {
+    let lab = Lab::start(&Spec { nodes: 2, ..Spec::default() })?;
+    let daemons = lab.flanneld_everywhere()?;
+    let before = lab.lease(1)?;
+    let usurper = lease::value("10.8.0.150", "02:00:00:00:00:99");
+    lab.etcd().put_leased(&before.stored.key, &usurper, 86_400)?;
+    lab.eventually(&daemons[0], "another subnet", || {
+        let now = lab.lease(1)?;
+        ensure!(now.subnet != before.subnet, "{now:?}");
+        let [a, b, c, _] = now.network().octets();
+        let file = lab.node(1)?.read(SUBNET_FILE)?;
+        ensure!(file.contains(&format!("FLANNEL_SUBNET={a}.{b}.{c}.1/24\n")), "{file}");
+        let addresses = observe::addresses(lab.node(1)?, DEVICE)?;
+        ensure!(addresses.len() == 1 && addresses[0]["local"] == now.network().to_string(), "{addresses:?}");
+        Ok(())
+    })?;
+    assert_eq!(
+        lab.etcd().get(&before.stored.key)?.value,
+        usurper,
+        "the other node's key was not overwritten"
+    );
+    lab.wait_converged(&daemons)
+}
+
+#[test]
+fn a_renewal_checks_whose_key_it_is() -> Result<()> {
+    let lab = Lab::start(&Spec { nodes: 1, ..Spec::default() })?;
+    let daemon = short_lived(&lab, 1)?;
+    let before = lab.lease(1)?;
+    // Cut off from etcd, the daemon cannot see the change before its next renewal is due.
+    lab.switch().cut(lab.etcd().node(0)?)?;
+    let usurper = lease::value("10.8.0.150", "02:00:00:00:00:99");
+    lab.etcd().put_leased(&before.stored.key, &usurper, 86_400)?;
+    lab.etcd().revoke(before.stored.lease)?;
+    let usurped = lab.etcd().get(&before.stored.key)?;
+    eventually(Duration::from_secs(30), "not ready beyond the time to live", || {
+        let (status, _) = daemon.http("/readyz")?;
+        ensure!(status == 503, "/readyz says {status}");
+        Ok(())
+    })?;
+    lab.switch().mend(lab.etcd().node(0)?)?;
+    eventually(Duration::from_secs(60), "another subnet", || {
+        let now = lab.lease(1)?;
+        ensure!(now.subnet != before.subnet, "{now:?}");
+        Ok(())
+    })?;
+    assert_eq!(lab.etcd().get(&before.stored.key)?, usurped, "the other node's key was not overwritten");
+    Ok(())
+}
+
+#[test]
+fn a_second_machine_with_the_same_public_ip_is_refused_and_a_clone_of_the_machine_id_adopts() -> Result<()> {
+    let mut lab = Lab::start(&Spec { nodes: 2, ..Spec::default() })?;
+    let _daemon = lab.flanneld(1)?;
+    let held = lab.lease(1)?;
+    let second = lab.options(2).flag("public-ip", Lab::public_ip(1).to_string());
+    let mut refused = Flanneld::start(lab.node(2)?, &second)?;
+    let id = held.stored.value.rsplit('"').nth(1).context("NodeID")?.to_owned();
+    eventually(lab::CONVERGENCE, "the message names the other node", || {
+        ensure!(refused.process().log().contains(&id), "{}", refused.process().log_tail(10));
+        Ok(())
+    })?;
+    assert!(refused.notify().first("READY=1").is_none());
+    refused.process_mut().kill()?;
+    assert_eq!(lab.lease(1)?, held, "the holder's lease was not touched");
+    let original = lab.node(1)?.clone();
+    let clone = lab.add_clone_of(&original)?;
+    let options = lab.options(3).flag("public-ip", Lab::public_ip(1).to_string());
+    Flanneld::start(&clone, &options)?.wait_ready()?;
+    assert_eq!(lab.lease(1)?.subnet, held.subnet);
+    Ok(())
+}

@@ -1,0 +1,186 @@
+//! From nothing to a lease: read the network config, choose the interface, look at the kernel once, claim a subnet.
+//!
+//! Every wait here ends by itself or repeats with a message; what only the operator can cure ends the start.
+
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+use tracing::{error, info, warn};
+
+use super::acquire::{AcquireError, Acquired, Claim, acquire, random_bytes};
+use super::{Fatal, Reporter, Settings};
+use crate::clock::Now;
+use crate::kernel::{Kernel, Scope};
+use crate::model::device;
+use crate::model::ext_iface::{self, ExternalInterface};
+use crate::model::state::{Observed, Vtep};
+use crate::model::{IfName, MacAddr, NetworkConfig};
+use crate::status::Phase;
+use crate::store::{LeaseStore, Snapshot, StoreError};
+
+/// Pause between two tries of anything at start.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// What the start found out and got.
+#[derive(Debug)]
+pub(super) struct Started {
+    /// The interface below the tunnel.
+    pub(super) external: ExternalInterface,
+    /// The device to make.
+    pub(super) vtep: Vtep,
+    /// What the claim was made from; a later claim starts from it.
+    pub(super) claim: Claim,
+    /// The lease and the listing it was decided on.
+    pub(super) acquired: Acquired,
+}
+
+/// Runs the start up to the lease.
+///
+/// # Errors
+/// When only the operator can help: unsupported config, no such interface, another node with our public IP.
+pub(super) async fn start<S: LeaseStore, K: Kernel>(
+    settings: &Settings,
+    store: &S,
+    kernel: &mut K,
+    reporter: &mut Reporter,
+    now: Now,
+) -> Result<Started, Fatal> {
+    let (config, snapshot) = wait_for_config(store, reporter).await?;
+    let external = choose_interface(settings, kernel)?;
+    let public_ip = settings.public_ip.unwrap_or(external.address);
+    let mut vtep = wanted_vtep(&config, &external)?;
+    reporter.chosen(&external, vtep.mtu);
+    let scope = Scope { vtep: vtep.name.clone(), parent: external.name.clone(), network: config.network };
+    kernel.watch(&scope)?;
+    let observed = kernel.observe(&scope)?;
+    let claim = Claim {
+        public_ip,
+        node_id: settings.node_id,
+        previous: settings.previous_subnet,
+        device_mac: kept_mac(&vtep, &observed),
+        fresh_mac: vtep.mac,
+        ttl: settings.lease_ttl,
+        config,
+    };
+    let acquired = wait_for_lease(store, &claim, reporter, now, snapshot).await?;
+    let lease = &acquired.lease.held;
+    vtep.mac = acquired.lease.mac().unwrap_or(vtep.mac);
+    info!(subnet = %lease.subnet, public_ip = %public_ip, mac = %vtep.mac,
+        ttl_s = lease.ttl.map(|ttl| ttl.as_secs()), reservation = lease.ttl.is_none(), "subnet leased");
+    Ok(Started { external, vtep, claim, acquired })
+}
+
+/// The MAC of a device that can stay: its MAC is what the peers know.
+fn kept_mac(vtep: &Vtep, observed: &Observed) -> Option<MacAddr> {
+    let found = observed.vtep.as_ref().filter(|found| device::incompatibility(vtep, found).is_none())?;
+    found.mac.is_unicast().then_some(found.mac)
+}
+
+/// Reads the config until it is there and valid. The first listing is fetched beside it: one round trip less.
+async fn wait_for_config<S: LeaseStore>(
+    store: &S,
+    reporter: &mut Reporter,
+) -> Result<(NetworkConfig, Option<Snapshot>), Fatal> {
+    let mut last = String::new();
+    loop {
+        let (config, snapshot) = tokio::join!(store.network_config(), store.list());
+        let problem = match config {
+            Ok(Some(value)) => match NetworkConfig::from_json(&value) {
+                Ok(config) => {
+                    info!(network = %config.network, subnet_len = config.subnet_len, vni = %config.vxlan.vni, "network config read");
+                    return Ok((config, snapshot.ok()));
+                }
+                Err(error) if error.is_fatal() => return Err(Fatal::Config(error.to_string())),
+                Err(error) => error.to_string(),
+            },
+            Ok(None) => format!(
+                "there is no network config yet: write one to {}, e.g. \
+                 etcdctl put {} '{{\"Network\":\"10.200.0.0/16\",\"Backend\":{{\"Type\":\"vxlan\"}}}}'",
+                store.describe(),
+                store.config_key()
+            ),
+            Err(StoreError::Config(text)) => return Err(Fatal::Config(text)),
+            Err(error) => error.to_string(),
+        };
+        if problem != last {
+            error!(%problem, "waiting for the network config");
+            last.clone_from(&problem);
+        }
+        reporter.waiting(Phase::WaitingForConfig { reason: problem });
+        tokio::time::sleep(RETRY).await;
+    }
+}
+
+fn choose_interface<K: Kernel>(settings: &Settings, kernel: &mut K) -> Result<ExternalInterface, Fatal> {
+    let host = kernel.host()?;
+    let lookup = |ip| kernel.route_to(ip).map_err(|error| error.to_string());
+    let chosen = ext_iface::choose(&settings.selectors, &host, lookup)
+        .map_err(|none| Fatal::Interface(none.to_string()))?;
+    info!(interface = %chosen.name, address = %chosen.address, mtu = %chosen.mtu, because = %chosen.reason,
+        public_ip = %settings.public_ip.unwrap_or(chosen.address),
+        candidates = %ext_iface::candidates(&host), "external interface chosen");
+    Ok(chosen)
+}
+
+/// The device with a MAC drawn for the case that none is known.
+fn wanted_vtep(config: &NetworkConfig, external: &ExternalInterface) -> Result<Vtep, Fatal> {
+    let outer = config.vxlan.mtu.unwrap_or(external.mtu);
+    let mtu = outer.inside_vxlan().map_err(|error| {
+        Fatal::Interface(format!(
+            "{} has MTU {outer}, which leaves too little for VXLAN: {error}",
+            external.name
+        ))
+    })?;
+    Ok(Vtep {
+        name: IfName::of_vtep(config.vxlan.vni),
+        mac: MacAddr::local_from_random(random_bytes()),
+        vni: config.vxlan.vni,
+        parent: external.name.clone(),
+        local: external.address,
+        port: config.vxlan.port,
+        mtu,
+        learning: config.vxlan.learning,
+        gbp: config.vxlan.gbp,
+    })
+}
+
+async fn wait_for_lease<S: LeaseStore>(
+    store: &S,
+    claim: &Claim,
+    reporter: &mut Reporter,
+    now: Now,
+    mut first: Option<Snapshot>,
+) -> Result<Acquired, Fatal> {
+    let mut last = String::new();
+    loop {
+        let problem = match acquire(store, claim, now, first.take()).await {
+            Ok(acquired) => return Ok(acquired),
+            Err(error) if error.is_fatal() => return Err(error.into()),
+            Err(error) => error.to_string(),
+        };
+        if problem != last {
+            warn!(%problem, "waiting for a subnet");
+            last.clone_from(&problem);
+        }
+        reporter.waiting(Phase::AcquiringLease);
+        tokio::time::sleep(RETRY).await;
+    }
+}
+
+impl From<AcquireError> for Fatal {
+    fn from(error: AcquireError) -> Self {
+        Self::Lease(error.to_string())
+    }
+}
+
+/// The subnets and addresses that must never be routed into the overlay.
+#[must_use]
+pub(super) fn underlay_addresses(
+    settings: &Settings,
+    external: &ExternalInterface,
+    public_ip: Ipv4Addr,
+) -> Vec<Ipv4Addr> {
+    let mut addresses = settings.store_addresses.clone();
+    addresses.extend([external.address, public_ip]);
+    addresses
+}

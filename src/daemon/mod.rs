@@ -1,0 +1,135 @@
+//! The daemon: a start that ends with a lease, then one loop. Speaks to store and kernel through their traits.
+//!
+//! ```text
+//! bootstrap: config, interface, device seen once, lease ──► running: change | notification | renew | retry | stop
+//!                                                              │
+//!                                     data_plane (kernel) ◄────┼────► acquire (store), subnet_file
+//!                                                              └────► reporter (status, metrics, systemd, log)
+//! ```
+
+mod acquire;
+mod bootstrap;
+mod data_plane;
+mod reporter;
+mod running;
+mod subnet_file;
+
+use std::net::Ipv4Addr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use ipnetwork::Ipv4Network;
+
+pub use reporter::{Pings, Reporter};
+use subnet_file::SubnetFile;
+
+use crate::clock::Clock;
+use crate::kernel::{Kernel, KernelError};
+use crate::model::NodeId;
+use crate::model::ext_iface::{Selector, selectors};
+use crate::model::lease_set::{LeaseSet, Own};
+use crate::options::Options;
+use crate::store::LeaseStore;
+use crate::subnet_env::Previous;
+use data_plane::{DataPlane, Wanted};
+use running::Running;
+
+/// What the daemon needs to know, put together from options and host.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// How the external interface is chosen.
+    pub selectors: Vec<Selector>,
+    /// The address published to the peers, if it is not the interface's.
+    pub public_ip: Option<Ipv4Addr>,
+    /// Our machine, if it has an id.
+    pub node_id: Option<NodeId>,
+    /// The subnet of a former run.
+    pub previous_subnet: Option<Ipv4Network>,
+    /// Where subnet.env is written.
+    pub subnet_file: PathBuf,
+    /// What subnet.env says about masquerading.
+    pub ip_masq: bool,
+    /// How long a lease lives without renewal.
+    pub lease_ttl: Duration,
+    /// How long before its end it is renewed.
+    pub renew_margin: Duration,
+    /// Addresses of the store, which must stay reachable outside of the overlay.
+    pub store_addresses: Vec<Ipv4Addr>,
+}
+
+impl Settings {
+    /// Puts the settings together. `machine_id` is the content of `/etc/machine-id`.
+    #[must_use]
+    pub fn new(options: &Options, machine_id: Option<&str>, previous: &Previous) -> Self {
+        let iface = &options.iface;
+        let host = |authority: &str| authority.split(':').next().and_then(|host| host.parse().ok());
+        Self {
+            selectors: selectors(&iface.ifaces, &iface.regexes, iface.can_reach, iface.public_ip),
+            public_ip: iface.public_ip,
+            node_id: machine_id.filter(|id| !id.trim().is_empty()).map(NodeId::from_machine_id),
+            previous_subnet: previous.subnet,
+            subnet_file: options.subnet_file.clone(),
+            ip_masq: options.firewall.ip_masq,
+            lease_ttl: options.lease.ttl,
+            renew_margin: options.lease.renew_margin,
+            store_addresses: options.etcd.endpoints.iter().filter_map(|url| host(url.authority())).collect(),
+        }
+    }
+}
+
+/// Why the daemon gives up: only the operator can help.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Fatal {
+    /// The network config asks for something that is not built, or the connection is misconfigured.
+    #[error("{0}")]
+    Config(String),
+    /// No external interface, or an unusable one.
+    #[error("{0}")]
+    Interface(String),
+    /// Another node has our public IP.
+    #[error("{0}")]
+    Lease(String),
+    /// The kernel cannot even be read.
+    #[error("cannot work with this kernel: {0}")]
+    Kernel(#[from] KernelError),
+}
+
+/// Runs until `stop`. The data plane stays up afterwards.
+///
+/// # Errors
+/// When only the operator can help.
+pub async fn run<S: LeaseStore, K: Kernel>(
+    settings: Settings,
+    store: S,
+    mut kernel: K,
+    (clock, mut reporter, mut pings): (Clock, Reporter, Pings),
+    stop: impl Future<Output = ()>,
+) -> Result<(), Fatal> {
+    let mut stop = std::pin::pin!(stop);
+    reporter.store(store.describe());
+    let started = tokio::select! {
+        started = bootstrap::start(&settings, &store, &mut kernel, &mut reporter, clock.teller()) => started?,
+        () = &mut stop => return Ok(()),
+        () = pings.answer_all() => return Ok(()),
+    };
+    let lease = &started.acquired.lease.held;
+    let network = started.claim.config.network;
+    let own = Own {
+        network,
+        subnet: lease.subnet,
+        public_ip: started.claim.public_ip,
+        mac: started.vtep.mac,
+        vni: started.vtep.vni,
+        underlay: bootstrap::underlay_addresses(&settings, &started.external, started.claim.public_ip),
+    };
+    let wanted = Wanted {
+        address: lease.subnet.network(),
+        vtep: started.vtep,
+        network,
+        direct_routing: started.claim.config.vxlan.direct_routing,
+    };
+    let data_plane = DataPlane::new(kernel, LeaseSet::new(own), wanted);
+    let running =
+        Running::new((store, clock, reporter), &settings, (started.claim, started.acquired), data_plane);
+    running.run(stop, pings).await
+}

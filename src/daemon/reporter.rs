@@ -1,0 +1,284 @@
+//! Everything the daemon says about itself: the published status, metrics, systemd, and log lines about troubles that last.
+//!
+//! It decides nothing for the daemon; what an operator reads is made by pure functions in `status` and `metrics`.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, watch};
+use tracing::{debug, error, info, warn};
+
+use super::acquire::OwnLease;
+use super::data_plane::Report;
+use crate::health::{Ping, Sources};
+use crate::logging::{Recurring, Tell};
+use crate::metrics::{Metrics, RepairKind};
+use crate::model::Mtu;
+use crate::model::ext_iface::ExternalInterface;
+use crate::model::lease_set::LeaseSet;
+use crate::notify::{Notifier, State};
+use crate::status::{self, Link, Peers, Phase, Status, status_line};
+use crate::store::StoreError;
+
+/// systemd waits this much longer each time we say that we are still waiting.
+const EXTEND: Duration = Duration::from_secs(60);
+/// A trouble that lasts is mentioned again after this.
+const REMIND: Duration = Duration::from_secs(300);
+
+/// The loop's end of the questions whether it turns.
+#[derive(Debug)]
+pub struct Pings(mpsc::Receiver<Ping>);
+
+impl Pings {
+    /// Answers the next question. Cancel-safe.
+    pub(super) async fn answer(&mut self) {
+        match self.0.recv().await {
+            Some(ping) => ping.answer(),
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Answers every question, for as long as there is another loop that turns.
+    pub(super) async fn answer_all(&mut self) {
+        loop {
+            self.answer().await;
+        }
+    }
+}
+
+/// The daemon's voice.
+#[derive(Debug)]
+pub struct Reporter {
+    status: Status,
+    published: watch::Sender<Status>,
+    metrics: Arc<Metrics>,
+    notifier: Notifier,
+    now: fn() -> Duration,
+    said: String,
+    ready_sent: bool,
+    device: Trouble,
+    renewal: Trouble,
+}
+
+impl Reporter {
+    /// A reporter and what is served from it.
+    #[must_use]
+    pub fn new(notifier: Notifier, clock: fn() -> Duration) -> (Self, Pings, Sources) {
+        let (published, status) = watch::channel(Status::default());
+        let (ask, pings) = mpsc::channel(1);
+        let metrics = Arc::new(Metrics::default());
+        let sources = Sources { status, metrics: metrics.clone(), pings: ask, clock };
+        let reporter = Self {
+            status: Status::default(),
+            published,
+            metrics,
+            notifier,
+            now: clock,
+            said: String::new(),
+            ready_sent: false,
+            device: Trouble::new("flannel device"),
+            renewal: Trouble::new("lease renewal"),
+        };
+        (reporter, Pings(pings), sources)
+    }
+
+    // --- start ---
+
+    /// Which store is used.
+    pub(super) fn store(&mut self, describe: String) {
+        self.status.store.describe = describe;
+    }
+
+    /// The start waits; systemd is told not to give up.
+    pub(super) fn waiting(&mut self, phase: Phase) {
+        self.status.phase = phase;
+        self.tell(&[State::ExtendTimeout(EXTEND)]);
+        self.publish();
+    }
+
+    /// The interface was chosen.
+    pub(super) fn chosen(&mut self, external: &ExternalInterface, mtu: Mtu) {
+        self.status.external = Some(status::External {
+            name: external.name.clone(),
+            address: external.address,
+            mtu: external.mtu.get(),
+        });
+        self.status.mtu = Some(mtu);
+        self.status.phase = Phase::AcquiringLease;
+    }
+
+    // --- running ---
+
+    /// Publishes where the node stands; tells systemd READY the first time everything is in place.
+    pub(super) fn running(
+        &mut self,
+        lease: Option<&OwnLease>,
+        leases: &LeaseSet,
+        failed: usize,
+        written: bool,
+    ) {
+        self.status.lease = lease.and_then(|lease| {
+            let mac = lease.mac()?;
+            let held = &lease.held;
+            Some(status::OwnLease {
+                subnet: held.subnet,
+                public_ip: held.attrs.public_ip,
+                mac,
+                renewed: lease.confirmed.0,
+                expires: lease.expires.map(|expires| expires.0),
+            })
+        });
+        let count = |number: usize| u64::try_from(number).unwrap_or(u64::MAX);
+        self.status.peers =
+            Peers { programmed: count(leases.usable().saturating_sub(failed)), failed: count(failed) };
+        self.status.skipped = leases.skipped().iter().map(|(skip, count)| (skip.reason(), *count)).collect();
+        self.status.subnet_env_written = written;
+        let in_place = written && !self.device.lasts;
+        self.status.first_list_tried |= in_place;
+        self.status.phase = if in_place { Phase::Running } else { Phase::Programming };
+        if in_place && !self.ready_sent {
+            self.ready_sent = true;
+            info!(peers = self.status.peers.total(), "ready");
+            self.tell(&[State::Ready]);
+        }
+        self.publish();
+    }
+
+    /// The daemon stops.
+    pub(super) fn stopping(&mut self) {
+        self.status.phase = Phase::Stopping;
+        self.tell(&[State::Stopping]);
+        self.publish();
+    }
+
+    /// A round of kernel work ended. `repaired`: it put right what somebody else changed.
+    pub(super) fn round(&mut self, report: &Report, took: Duration, repaired: bool) {
+        for (kind, count) in &report.done {
+            self.metrics.operations(*kind, true, *count);
+            if repaired {
+                self.metrics.repairs(RepairKind::from(*kind), *count);
+            }
+        }
+        for (kind, count) in &report.failed {
+            self.metrics.operations(*kind, false, *count);
+        }
+        if !report.is_empty() {
+            self.metrics.apply.observe(took);
+        }
+    }
+
+    /// A change of leases is in the kernel, so long after it arrived.
+    pub(super) fn converged(&mut self, took: Duration) {
+        self.metrics.convergence.observe(took);
+    }
+
+    /// The device is right.
+    pub(super) fn device_works(&mut self) {
+        self.device.ends((self.now)());
+    }
+
+    /// The device cannot be read or made right.
+    pub(super) fn device_fails(&mut self, error: &dyn std::fmt::Display) {
+        self.device.goes_on(&error.to_string(), (self.now)());
+    }
+
+    /// Whether the device was not right the last time.
+    pub(super) fn device_is_failing(&self) -> bool {
+        self.device.lasts
+    }
+
+    /// The lease was renewed or taken again.
+    pub(super) fn renewed(&mut self) {
+        debug!("lease confirmed");
+        self.renewal.ends((self.now)());
+    }
+
+    /// The lease was lost and taken again.
+    pub(super) fn lease_repaired(&mut self) {
+        self.metrics.repairs(RepairKind::Lease, 1);
+    }
+
+    /// `subnet.env` had been changed or deleted and was written again.
+    pub(super) fn file_repaired(&mut self) {
+        self.metrics.repairs(RepairKind::SubnetEnv, 1);
+    }
+
+    /// The lease could not be renewed; `left` is what remains of it.
+    pub(super) fn renewal_fails(&mut self, error: &dyn std::fmt::Display, left: Option<Duration>) {
+        let expired = if left == Some(Duration::ZERO) {
+            "; it has expired: another node may take this subnet"
+        } else {
+            ""
+        };
+        debug!(left_s = left.map(|left| left.as_secs()), "lease is not renewed");
+        self.renewal.goes_on(&format!("{error}{expired}"), (self.now)());
+    }
+
+    /// The watch on the store is interrupted.
+    pub(super) fn store_down(&mut self, error: &StoreError) {
+        warn!(%error, "the store cannot be watched; peers stay as they are until it is back");
+        self.status.store.link = Link::Down { since: (self.now)(), error: error.to_string() };
+        self.status.store.watch_restarts += 1;
+    }
+
+    /// The watch on the store works.
+    pub(super) fn store_up(&mut self) {
+        if matches!(self.status.store.link, Link::Down { .. }) {
+            info!("the store is watched again");
+        }
+        self.status.store.link = Link::Up { since: (self.now)() };
+    }
+
+    fn publish(&mut self) {
+        let line = status_line(&self.status, (self.now)());
+        if line != self.said {
+            self.tell(&[State::Status(line.clone())]);
+            self.said = line;
+        }
+        self.published.send_if_modified(|published| {
+            let changed = *published != self.status;
+            if changed {
+                published.clone_from(&self.status);
+            }
+            changed
+        });
+    }
+
+    fn tell(&self, states: &[State]) {
+        if let Err(error) = self.notifier.tell(states) {
+            debug!(%error, "systemd was not told");
+        }
+    }
+}
+
+/// A trouble that is logged when it starts or changes, rarely while it lasts, and when it ends.
+#[derive(Debug)]
+struct Trouble {
+    what: &'static str,
+    recurring: Recurring,
+    lasts: bool,
+}
+
+impl Trouble {
+    fn new(what: &'static str) -> Self {
+        Self { what, recurring: Recurring::new(REMIND), lasts: false }
+    }
+
+    fn goes_on(&mut self, problem: &str, now: Duration) {
+        self.lasts = true;
+        match self.recurring.failed(problem, now) {
+            Tell::Now => error!(%problem, "{} fails; trying again", self.what),
+            Tell::Lasts { time, failures } => {
+                error!(%problem, failures, seconds = time.as_secs(), "{} still fails", self.what);
+            }
+            Tell::Not => debug!(%problem, "{} still fails", self.what),
+        }
+    }
+
+    fn ends(&mut self, now: Duration) {
+        self.lasts = false;
+        if let Some(ended) = self.recurring.succeeded(now) {
+            info!(failures = ended.failures, seconds = ended.time.as_secs(), "{} works again", self.what);
+        }
+    }
+}

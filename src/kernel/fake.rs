@@ -1,0 +1,152 @@
+//! A kernel in memory for tests: holds a device and entries, answers like the real one, and can be told to fail.
+
+use std::collections::BTreeSet;
+use std::future::Future;
+use std::net::Ipv4Addr;
+
+use super::{Change, Kernel, KernelError, Scope};
+use crate::model::device::DeviceStep;
+use crate::model::host::{Host, RouteLookup};
+use crate::model::state::{EntryKey, FdbTarget, Observed, ObservedVtep, ObservedVxlan, Operation, Vtep};
+
+/// State and orders of the fake.
+#[derive(Debug, Default)]
+pub(crate) struct FakeKernel {
+    /// What the host has.
+    pub(crate) host: Host,
+    /// What it holds for us.
+    pub(crate) state: Observed,
+    /// Everything that was asked of it.
+    pub(crate) operations: Vec<Operation>,
+    /// Steps on the device.
+    pub(crate) steps: Vec<DeviceStep>,
+    /// Entries that cannot be changed.
+    pub(crate) refused: BTreeSet<EntryKey>,
+    /// The device cannot be changed.
+    pub(crate) device_refused: bool,
+    /// Public IPs on the same link.
+    pub(crate) on_link: BTreeSet<Ipv4Addr>,
+    /// How often it was dumped.
+    pub(crate) dumps: usize,
+    /// Queued notifications.
+    pub(crate) queue: Vec<Change>,
+}
+
+fn refusal(what: &dyn std::fmt::Debug) -> KernelError {
+    KernelError { doing: format!("{what:?}"), reason: "refused by the test".to_owned(), errno: 1 }
+}
+
+impl FakeKernel {
+    /// Somebody else carries out an operation.
+    pub(crate) fn interfere(&mut self, operation: &Operation) {
+        self.state.entries.apply(operation);
+        self.queue.push(echo(operation));
+    }
+
+    fn device(vtep: &Vtep) -> ObservedVtep {
+        ObservedVtep {
+            vxlan: Some(ObservedVxlan {
+                vni: vtep.vni.get(),
+                parent: Some(vtep.parent.clone()),
+                local: Some(vtep.local),
+                group: false,
+                port: vtep.port.unwrap_or(8472),
+                learning: vtep.learning,
+                l2miss: false,
+                gbp: vtep.gbp,
+            }),
+            mac: vtep.mac,
+            mtu: vtep.mtu.get(),
+            up: false,
+            addresses: Vec::new(),
+        }
+    }
+
+    fn carry_out(&mut self, step: &DeviceStep) {
+        match (step, &mut self.state.vtep) {
+            (DeviceStep::Create(vtep), _) => self.state.vtep = Some(Self::device(vtep)),
+            (DeviceStep::Delete, _) => self.state = Observed::default(),
+            (DeviceStep::SetMac(mac), Some(device)) => device.mac = *mac,
+            (DeviceStep::SetMtu(mtu), Some(device)) => device.mtu = mtu.get(),
+            (DeviceStep::SetUp, Some(device)) => device.up = true,
+            (DeviceStep::SetLearning(on), Some(device)) => {
+                device.vxlan.iter_mut().for_each(|vxlan| vxlan.learning = *on);
+            }
+            (DeviceStep::AddAddress(ip), Some(device)) => device.addresses.push((*ip).into()),
+            (DeviceStep::DeleteAddress(address), Some(device)) => {
+                device.addresses.retain(|other| other != address);
+            }
+            (_, None) => {}
+        }
+    }
+}
+
+fn echo(operation: &Operation) -> Change {
+    match *operation {
+        Operation::PutFdb(mac, dst) => Change::Fdb(mac, Some(FdbTarget { dst, plain: true })),
+        Operation::PutNeighbor(ip, mac) => Change::Neighbor(ip, Some(mac)),
+        Operation::PutRoute(route) => Change::RouteAdded { route, replaced: true },
+        Operation::DeleteRoute(route) => Change::RouteRemoved(route),
+        Operation::DeleteNeighbor(ip, _) => Change::Neighbor(ip, None),
+        Operation::DeleteFdb(mac, _) => Change::Fdb(mac, None),
+    }
+}
+
+impl Kernel for FakeKernel {
+    fn host(&mut self) -> Result<Host, KernelError> {
+        Ok(self.host.clone())
+    }
+
+    fn route_to(&mut self, ip: Ipv4Addr) -> Result<RouteLookup, KernelError> {
+        let gateway = (!self.on_link.contains(&ip)).then_some(Ipv4Addr::new(10, 8, 0, 254));
+        let device = "wg0".parse().map_err(|_| refusal(&ip))?;
+        Ok(RouteLookup { device, source: None, gateway })
+    }
+
+    fn watch(&mut self, _: &Scope) -> Result<(), KernelError> {
+        Ok(())
+    }
+
+    fn observe(&mut self, _: &Scope) -> Result<Observed, KernelError> {
+        self.dumps += 1;
+        Ok(self.state.clone())
+    }
+
+    fn step(&mut self, _: &Scope, step: &DeviceStep) -> Result<(), KernelError> {
+        if self.device_refused {
+            return Err(refusal(step));
+        }
+        self.steps.push(step.clone());
+        self.carry_out(step);
+        self.queue.push(Change::Device);
+        Ok(())
+    }
+
+    fn apply(&mut self, _: &Scope, operations: &[Operation]) -> Vec<Result<(), KernelError>> {
+        let mut results = Vec::new();
+        for operation in operations {
+            self.operations.push(*operation);
+            if self.refused.contains(&operation.key()) {
+                results.push(Err(refusal(operation)));
+                continue;
+            }
+            self.interfere(operation);
+            results.push(Ok(()));
+        }
+        results
+    }
+
+    fn queued(&mut self) -> Vec<Change> {
+        std::mem::take(&mut self.queue)
+    }
+
+    fn changed(&mut self) -> impl Future<Output = Vec<Change>> {
+        std::future::poll_fn(|_| {
+            if self.queue.is_empty() {
+                std::task::Poll::Pending
+            } else {
+                std::task::Poll::Ready(self.queued())
+            }
+        })
+    }
+}

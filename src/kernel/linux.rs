@@ -1,0 +1,145 @@
+//! The kernel through netlink: keeps the sockets and which index our device has.
+//!
+//! Puts reading (`observe`), changing (`step`, `apply`) and noticing (`watch`) together; decides nothing about what the
+//! kernel should hold.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::net::Ipv4Addr;
+
+use super::refusal::Refusal;
+use super::socket::Requests;
+use super::watch::Watch;
+use super::{Change, Kernel, KernelError, Scope, apply, observe, step};
+use crate::model::device::DeviceStep;
+use crate::model::host::{Host, RouteLookup};
+use crate::model::state::{Observed, Operation};
+use crate::model::{IfName, MacAddr};
+
+/// Receive buffers in bytes (the kernel doubles them); tests make them tiny to lose messages on purpose.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ReceiveBuffers {
+    /// For answers. One refusal takes about 900 bytes of it and a send can bring 900 of them.
+    pub answers: usize,
+    /// For notifications. One takes about as much, and a burst must fit until the daemon reads it.
+    pub notifications: usize,
+}
+
+impl Default for ReceiveBuffers {
+    fn default() -> Self {
+        Self { answers: 1 << 20, notifications: 8 << 20 }
+    }
+}
+
+/// The Linux kernel of the network namespace in which the sockets were opened.
+#[derive(Debug)]
+pub struct LinuxKernel {
+    pub(super) requests: Requests,
+    pub(super) watch: Option<Watch>,
+    /// Index of our device, as long as nothing said that it may have changed.
+    pub(super) vtep: Option<u32>,
+    /// MACs whose FDB entry is not plain. Deleting by destination would miss them: that compares port and VNI, and leaves
+    /// the other destinations of a MAC.
+    pub(super) odd: BTreeSet<MacAddr>,
+    buffers: ReceiveBuffers,
+}
+
+impl LinuxKernel {
+    /// Opens the socket for requests.
+    ///
+    /// # Errors
+    /// When netlink cannot be used.
+    pub fn open(buffers: ReceiveBuffers) -> Result<Self, KernelError> {
+        let requests = Requests::open(buffers.answers).map_err(socket_failed)?;
+        Ok(Self { requests, watch: None, vtep: None, odd: BTreeSet::new(), buffers })
+    }
+
+    /// The index of our device: remembered, or asked for. `None` when there is no such device.
+    pub(super) fn vtep_index(&mut self, name: &IfName) -> Result<Option<u32>, Refusal> {
+        if self.vtep.is_none() {
+            self.vtep = observe::index_of(&mut self.requests, name)?;
+        }
+        Ok(self.vtep)
+    }
+
+    /// Looks up which indexes the names in `scope` have now.
+    pub(super) fn follow(&mut self, scope: &Scope) -> Result<(), Refusal> {
+        self.vtep = observe::index_of(&mut self.requests, &scope.vtep)?;
+        if let Some(watch) = &mut self.watch {
+            watch.follow(scope, self.vtep, observe::index_of(&mut self.requests, &scope.parent)?);
+        }
+        Ok(())
+    }
+
+    /// Learns from what was noticed before it is handed on.
+    fn heed(&mut self, changes: &[Change]) {
+        for change in changes {
+            match change {
+                Change::Device | Change::Lost => self.vtep = None,
+                Change::Fdb(mac, Some(target)) if !target.plain => {
+                    self.odd.insert(*mac);
+                }
+                Change::Fdb(mac, None) => {
+                    self.odd.remove(mac);
+                }
+                _ => {}
+            }
+        }
+    }
+}
+
+fn socket_failed(error: io::Error) -> KernelError {
+    Refusal::from(error).doing("open a netlink socket".to_owned())
+}
+
+impl Kernel for LinuxKernel {
+    fn host(&mut self) -> Result<Host, KernelError> {
+        observe::host(&mut self.requests)
+    }
+
+    fn route_to(&mut self, ip: Ipv4Addr) -> Result<RouteLookup, KernelError> {
+        observe::route_to(&mut self.requests, ip)
+    }
+
+    fn watch(&mut self, scope: &Scope) -> Result<(), KernelError> {
+        if self.watch.is_none() {
+            self.watch = Some(Watch::open(self.buffers.notifications, scope).map_err(socket_failed)?);
+        }
+        self.follow(scope).map_err(|refusal| refusal.doing("ip link show".to_owned()))
+    }
+
+    fn observe(&mut self, scope: &Scope) -> Result<Observed, KernelError> {
+        self.follow(scope).map_err(|refusal| refusal.doing("ip link show".to_owned()))?;
+        let (observed, odd) = observe::observe(&mut self.requests, scope)?;
+        self.odd = odd;
+        Ok(observed)
+    }
+
+    fn step(&mut self, scope: &Scope, step: &DeviceStep) -> Result<(), KernelError> {
+        self.vtep = None;
+        step::carry_out(self, scope, step)
+    }
+
+    fn apply(&mut self, scope: &Scope, operations: &[Operation]) -> Vec<Result<(), KernelError>> {
+        apply::apply(self, scope, operations)
+    }
+
+    fn queued(&mut self) -> Vec<Change> {
+        let changes = self.watch.as_mut().map(Watch::queued).unwrap_or_default();
+        self.heed(&changes);
+        changes
+    }
+
+    async fn changed(&mut self) -> Vec<Change> {
+        loop {
+            let changes = self.queued();
+            if !changes.is_empty() {
+                return changes;
+            }
+            match &self.watch {
+                Some(watch) => watch.readable().await,
+                None => std::future::pending().await,
+            }
+        }
+    }
+}

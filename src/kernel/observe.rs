@@ -1,0 +1,196 @@
+//! Reading the kernel: the host's links, our device, its entries, a route lookup.
+//!
+//! Only reads. Failing to read is an error, never an empty answer.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
+
+use ipnetwork::Ipv4Network;
+use nix::libc;
+
+use super::parse::{self, Entry, Link};
+use super::refusal::Refusal;
+use super::socket::Requests;
+use super::{KernelError, Scope, wire};
+use crate::model::host::{DefaultRoute, Host, HostLink, RouteLookup};
+use crate::model::state::{Entries, FdbTarget, Observed, ObservedVtep, Route};
+use crate::model::{IfName, MacAddr};
+
+/// How often a device may vanish while it is being read before that is an error.
+const ATTEMPTS: usize = 3;
+
+/// The index that belongs to a name now.
+pub(super) fn index_of(requests: &mut Requests, name: &IfName) -> Result<Option<u32>, Refusal> {
+    Ok(link(requests, name)?.map(|link| link.index))
+}
+
+/// `ip -d link show NAME`; `None` when there is no such link.
+pub(super) fn link(requests: &mut Requests, name: &IfName) -> Result<Option<Link>, Refusal> {
+    absent(
+        requests
+            .one(|out, stamp| wire::link_by_name(out, stamp, name), |message| parse::link(message.payload)),
+    )
+}
+
+/// All links, in index order.
+pub(super) fn links(requests: &mut Requests) -> Result<Vec<Link>, Refusal> {
+    let mut links = requests.dump(wire::links, |message| parse::link(message.payload))?;
+    links.sort_by_key(|link| link.index);
+    Ok(links)
+}
+
+fn absent<T>(answer: Result<T, Refusal>) -> Result<Option<T>, Refusal> {
+    match answer {
+        Ok(found) => Ok(Some(found)),
+        Err(refusal) if refusal.errno == libc::ENODEV => Ok(None),
+        Err(refusal) => Err(refusal),
+    }
+}
+
+fn name_of(requests: &mut Requests, index: u32) -> Result<Option<IfName>, Refusal> {
+    let link = requests
+        .one(|out, stamp| wire::link_by_index(out, stamp, index), |message| parse::link(message.payload));
+    Ok(absent(link)?.map(|link| link.name))
+}
+
+/// `ip addr`, `ip route show default`
+pub(super) fn host(requests: &mut Requests) -> Result<Host, KernelError> {
+    let links = links(requests).map_err(|refusal| refusal.doing("ip link show".to_owned()))?;
+    let addresses = requests
+        .dump(|out, stamp| wire::addresses(out, stamp, 0), |message| parse::address(message.payload))
+        .map_err(|refusal| refusal.doing("ip -4 addr show".to_owned()))?;
+    let defaults = routes(requests, |entry| entry.route(None).dst.prefix() == 0)?;
+    let names: BTreeMap<u32, IfName> = links.iter().map(|link| (link.index, link.name.clone())).collect();
+    let mut of_link: BTreeMap<u32, Vec<_>> = BTreeMap::new();
+    for address in addresses {
+        of_link.entry(address.index).or_default().push(address.host);
+    }
+    let default_routes = defaults
+        .iter()
+        .map(|entry| DefaultRoute { device: entry.device.and_then(|index| names.get(&index).cloned()) });
+    let links = links.into_iter().map(|link| HostLink {
+        name: link.name,
+        mtu: link.device.mtu,
+        addresses: of_link.remove(&link.index).unwrap_or_default(),
+    });
+    Ok(Host { default_routes: default_routes.collect(), links: links.collect() })
+}
+
+/// The wanted routes of the main table, in kernel order.
+fn routes(
+    requests: &mut Requests,
+    wanted: impl Fn(&parse::RouteEntry) -> bool,
+) -> Result<Vec<parse::RouteEntry>, KernelError> {
+    let found = requests.dump(wire::routes, |message| {
+        parse::route(message.payload).filter(|entry| entry.main_table && wanted(entry))
+    });
+    match found {
+        // The table is made with its first route.
+        Err(refusal) if refusal.errno == libc::ENOENT => Ok(Vec::new()),
+        found => found.map_err(|refusal| refusal.doing("ip -4 route show table main".to_owned())),
+    }
+}
+
+/// `ip route get IP`. The gateway is `0.0.0.0` when the next hop is an IPv6 address.
+pub(super) fn route_to(requests: &mut Requests, ip: Ipv4Addr) -> Result<RouteLookup, KernelError> {
+    let doing = || format!("ip route get {ip}");
+    let entry = requests
+        .one(|out, stamp| wire::route_to(out, stamp, ip), |message| parse::route(message.payload))
+        .map_err(|refusal| refusal.doing(doing()))?;
+    let device = match entry.device {
+        Some(index) => name_of(requests, index).map_err(|refusal| refusal.doing(doing()))?,
+        None => None,
+    };
+    let device =
+        device.ok_or_else(|| Refusal::without_answer("the route has no single device").doing(doing()))?;
+    Ok(RouteLookup { device, source: entry.source, gateway: entry.route(None).gateway })
+}
+
+/// Whether a route leads into the overlay network.
+pub(super) fn inside(network: Ipv4Network, route: &Route) -> bool {
+    route.dst.prefix() >= network.prefix() && network.contains(route.dst.network())
+}
+
+/// Our device and the entries, and the MACs whose FDB entry is not plain.
+pub(super) fn observe(
+    requests: &mut Requests,
+    scope: &Scope,
+) -> Result<(Observed, BTreeSet<MacAddr>), KernelError> {
+    let mut result = once(requests, scope);
+    for _ in 1..ATTEMPTS {
+        match &result {
+            // The device went between two dumps: what was read so far belongs to no moment.
+            Err(error) if error.errno == libc::ENODEV => result = once(requests, scope),
+            _ => break,
+        }
+    }
+    let observed = result?;
+    let odd = observed.entries.fdb.iter().filter(|(_, target)| !target.plain).map(|(mac, _)| *mac).collect();
+    Ok((observed, odd))
+}
+
+fn once(requests: &mut Requests, scope: &Scope) -> Result<Observed, KernelError> {
+    let name = &scope.vtep;
+    let link = link(requests, name).map_err(|refusal| refusal.doing(format!("ip link show {name}")))?;
+    let index = link.as_ref().map(|link| link.index);
+    let mut entries = Entries::default();
+    let found = routes(requests, |entry| inside(scope.network, &entry.route(index)))?;
+    entries.routes = found.iter().map(|entry| entry.route(index)).collect();
+    let Some(link) = link else { return Ok(Observed { vtep: None, entries }) };
+    entries.neighbors = neighbors(requests, scope, link.index)?;
+    entries.fdb = fdb(requests, scope, link.index)?;
+    Ok(Observed { vtep: Some(device(requests, scope, link)?), entries })
+}
+
+fn neighbors(
+    requests: &mut Requests,
+    scope: &Scope,
+    index: u32,
+) -> Result<BTreeMap<Ipv4Addr, MacAddr>, KernelError> {
+    let found = requests.dump(
+        |out, stamp| wire::neighbors(out, stamp, index),
+        |message| match parse::station(message.payload)? {
+            parse::Station { index: of, entry: Entry::Neighbor(ip, Some(mac)) } if of == index => {
+                Some((ip, mac))
+            }
+            _ => None,
+        },
+    );
+    let found = found.map_err(|refusal| refusal.doing(format!("ip -4 neigh show dev {}", scope.vtep)))?;
+    Ok(found.into_iter().collect())
+}
+
+fn fdb(
+    requests: &mut Requests,
+    scope: &Scope,
+    index: u32,
+) -> Result<BTreeMap<MacAddr, FdbTarget>, KernelError> {
+    let found = requests.dump(
+        |out, stamp| wire::fdb(out, stamp, index),
+        |message| match parse::station(message.payload)? {
+            parse::Station { index: of, entry: Entry::Fdb(mac, Some(target)) } if of == index => {
+                Some((mac, target))
+            }
+            _ => None,
+        },
+    );
+    let found = found.map_err(|refusal| refusal.doing(format!("bridge fdb show dev {}", scope.vtep)))?;
+    Ok(found.into_iter().collect())
+}
+
+/// Completes a link with its addresses and the name of the device below.
+fn device(requests: &mut Requests, scope: &Scope, link: Link) -> Result<ObservedVtep, KernelError> {
+    let mut device = link.device;
+    if let (Some(vxlan), Some(parent)) = (&mut device.vxlan, link.parent) {
+        vxlan.parent =
+            name_of(requests, parent).map_err(|refusal| refusal.doing("ip link show".to_owned()))?;
+    }
+    let addresses = requests.dump(
+        |out, stamp| wire::addresses(out, stamp, link.index),
+        |message| parse::address(message.payload).filter(|address| address.index == link.index),
+    );
+    let addresses =
+        addresses.map_err(|refusal| refusal.doing(format!("ip -4 addr show dev {}", scope.vtep)))?;
+    device.addresses = addresses.iter().map(|address| address.network).collect();
+    Ok(device)
+}

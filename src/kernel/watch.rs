@@ -1,0 +1,190 @@
+//! Noticing what changes: notifications of links, addresses, neighbours, FDB and routes, as `Change`s in scope.
+//!
+//! Reports, judges nothing: our own changes come back here like anybody's. IPv4 routes and permanent neighbours that the
+//! kernel drops with a link are dropped in silence, which is why every change of a link is reported.
+
+use std::io;
+
+use nix::libc;
+use rtnetlink::MulticastGroup;
+use rtnetlink::sys::Socket;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+use netlink_packet_core::NLM_F_REPLACE;
+
+use super::message::{Message, messages};
+use super::parse::{self, Entry};
+use super::socket::{self, Read};
+use super::{Change, Scope, observe};
+use crate::model::IfName;
+
+const GROUPS: [MulticastGroup; 4] =
+    [MulticastGroup::Link, MulticastGroup::Neigh, MulticastGroup::Ipv4Ifaddr, MulticastGroup::Ipv4Route];
+
+/// The socket for notifications and what was read from it.
+#[derive(Debug)]
+pub(super) struct Watch {
+    socket: AsyncFd<Socket>,
+    inbox: Vec<u8>,
+    view: View,
+    batch: Batch,
+}
+
+/// Changes in order. "Look at everything again" stands at the end, once.
+#[derive(Debug, Default)]
+struct Batch {
+    entries: Vec<Change>,
+    device: bool,
+    underlay: bool,
+    lost: bool,
+}
+
+/// What is ours right now.
+#[derive(Debug)]
+struct View {
+    scope: Scope,
+    vtep: Option<u32>,
+    parent: Option<u32>,
+}
+
+impl Watch {
+    /// Subscribes; must be called inside a tokio runtime.
+    pub(super) fn open(receive_buffer: usize, scope: &Scope) -> io::Result<Self> {
+        let socket = socket::open(receive_buffer)?;
+        for group in GROUPS {
+            socket.add_membership(group as u32)?;
+        }
+        socket.set_non_blocking(true)?;
+        // SAFETY: the socket owns its descriptor and gives always the same one; it is moved into the `AsyncFd`, which
+        // closes it only after taking it out of the reactor, and it is never taken out or replaced.
+        let socket = unsafe { AsyncFd::register_with_interest(socket, Interest::READABLE) }?;
+        let view = View { scope: scope.clone(), vtep: None, parent: None };
+        Ok(Self { socket, inbox: Vec::new(), view, batch: Batch::default() })
+    }
+
+    /// From now on these names have these indexes.
+    pub(super) fn follow(&mut self, scope: &Scope, vtep: Option<u32>, parent: Option<u32>) {
+        self.view = View { scope: scope.clone(), vtep, parent };
+    }
+
+    /// Waits until there may be something to read.
+    pub(super) async fn readable(&self) {
+        match self.socket.readable().await {
+            // Before reading, so that what arrives meanwhile wakes again.
+            Ok(mut guard) => guard.clear_ready(),
+            // Only when the runtime is shutting down; nobody will be woken any more.
+            Err(_) => std::future::pending().await,
+        }
+    }
+
+    /// Reads what is there and keeps it.
+    pub(super) fn drain(&mut self) {
+        loop {
+            match socket::read(self.socket.get_ref(), &mut self.inbox) {
+                Ok(Read::Datagram) => {
+                    for message in messages(&self.inbox) {
+                        match message {
+                            Ok(message) => self.view.notice(&message, &mut self.batch),
+                            Err(_) => self.batch.lost = true,
+                        }
+                    }
+                }
+                Ok(Read::Overrun) => self.batch.lost = true,
+                Ok(Read::Empty) => return,
+                Err(error) => {
+                    tracing::warn!(%error, "cannot read netlink notifications");
+                    self.batch.lost = true;
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Everything noticed since the last call.
+    pub(super) fn queued(&mut self) -> Vec<Change> {
+        self.drain();
+        std::mem::take(&mut self.batch).into_changes()
+    }
+}
+
+impl Batch {
+    /// Deleting a neighbour is notified twice: first as failed, then as deleted.
+    fn push(&mut self, change: Change) {
+        if self.entries.last() != Some(&change) {
+            self.entries.push(change);
+        }
+    }
+
+    fn into_changes(self) -> Vec<Change> {
+        let mut changes = self.entries;
+        changes.extend(self.device.then_some(Change::Device));
+        changes.extend(self.underlay.then_some(Change::Underlay));
+        changes.extend(self.lost.then_some(Change::Lost));
+        changes
+    }
+}
+
+impl View {
+    fn notice(&mut self, message: &Message<'_>, batch: &mut Batch) {
+        match message.kind {
+            libc::RTM_NEWLINK | libc::RTM_DELLINK => self.link(message, batch),
+            libc::RTM_NEWADDR | libc::RTM_DELADDR => {
+                let index = parse::address_index(message.payload);
+                batch.device |= index.is_some() && index == self.vtep;
+                batch.underlay |= index.is_some() && index == self.parent;
+            }
+            libc::RTM_NEWNEIGH | libc::RTM_DELNEIGH => self.station(message, batch),
+            libc::RTM_NEWROUTE | libc::RTM_DELROUTE => self.route(message, batch),
+            _ => {}
+        }
+    }
+
+    /// A name may have moved to another link, and a link may have got another name.
+    fn link(&mut self, message: &Message<'_>, batch: &mut Batch) {
+        let Some((index, name)) = parse::link_identity(message.payload) else { return };
+        let there = message.kind == libc::RTM_NEWLINK;
+        let name = name.as_ref().filter(|_| there);
+        batch.device |= follow(&mut self.vtep, &self.scope.vtep, index, name);
+        batch.underlay |= follow(&mut self.parent, &self.scope.parent, index, name);
+    }
+
+    fn station(&self, message: &Message<'_>, batch: &mut Batch) {
+        let Some(station) = parse::station(message.payload) else { return };
+        if Some(station.index) != self.vtep {
+            return;
+        }
+        let there = message.kind == libc::RTM_NEWNEIGH;
+        batch.push(match station.entry {
+            Entry::Neighbor(ip, mac) => Change::Neighbor(ip, mac.filter(|_| there)),
+            Entry::Fdb(mac, target) => Change::Fdb(mac, target.filter(|_| there)),
+        });
+    }
+
+    fn route(&self, message: &Message<'_>, batch: &mut Batch) {
+        let Some(entry) = parse::route(message.payload) else { return };
+        let route = entry.route(self.vtep);
+        if !entry.main_table || !observe::inside(self.scope.network, &route) {
+            return;
+        }
+        batch.push(if message.kind == libc::RTM_NEWROUTE {
+            Change::RouteAdded { route, replaced: message.flags & NLM_F_REPLACE != 0 }
+        } else {
+            Change::RouteRemoved(route)
+        });
+    }
+}
+
+/// Keeps `known`, the index of the link called `wanted`, up to date. `name` is what the link with `index` is called now,
+/// or nothing when it is gone. Whether it concerned the link.
+fn follow(known: &mut Option<u32>, wanted: &IfName, index: u32, name: Option<&IfName>) -> bool {
+    if name == Some(wanted) {
+        *known = Some(index);
+        return true;
+    }
+    let was_it = *known == Some(index);
+    if was_it {
+        *known = None;
+    }
+    was_it
+}
