@@ -1,4 +1,5 @@
 //! placeholder
+pub mod firewall;
 pub mod kernel;
 pub mod model;
 pub mod store;
