@@ -5,6 +5,7 @@
 
 mod decode;
 mod encode;
+mod ruleset;
 mod socket;
 
 use std::collections::BTreeSet;
@@ -15,87 +16,18 @@ use netlink_packet_netfilter::nftables::{
 };
 use nix::errno::Errno;
 
-use self::decode::{SeenChain, SeenRule, SeenTable, Subject};
+pub(super) use self::ruleset::Ruleset;
+
+use self::decode::{SeenChain, SeenRule, Subject};
 use self::encode::Chain;
+use self::ruleset::{OUR_CHAINS, TABLE, TABLE_V6};
 use self::socket::{Notification, Notifications, Refusal, Requests};
 use super::FirewallError;
 use crate::model::masquerade::{Rule, RuleSet};
 
-const TABLE: &str = "flannel-ipv4";
-const TABLE_COMMENT: &str = "rules for flannel-ipv4";
-/// The Go daemon also makes an IPv6 table, which stays empty in an IPv4 network.
-const TABLE_V6: &str = "flannel-ipv6";
 /// Goes into the hash of every rule: raise it when the encoding of rules changes.
 const ENCODING: u32 = 1;
-/// Tables that iptables-nft makes.
-const IPTABLES_TABLES: [&str; 5] = ["filter", "nat", "mangle", "raw", "security"];
-const HOOK_FORWARD: u32 = 2;
-
-/// What nftables holds on this host, read at one time.
-#[derive(Debug, Default)]
-pub(super) struct Ruleset {
-    tables: Vec<SeenTable>,
-    chains: Vec<SeenChain>,
-    /// Chains of the filter table of iptables-nft that a forwarded packet can come through.
-    forward_chains: BTreeSet<String>,
-    forward_drops: bool,
-}
-
-impl Ruleset {
-    fn of_iptables(&self) -> impl Iterator<Item = &SeenChain> {
-        let known = |chain: &&SeenChain| {
-            chain.family == Family::IPv4 && IPTABLES_TABLES.contains(&chain.table.as_str())
-        };
-        self.chains.iter().filter(known)
-    }
-
-    /// iptables-nft has a table on this host, be it empty.
-    pub(super) fn iptables_present(&self) -> bool {
-        self.of_iptables().next().is_some()
-    }
-
-    /// iptables-nft holds a rule, or a policy that is not accept.
-    pub(super) fn iptables_in_use(&self) -> bool {
-        self.of_iptables().any(|chain| chain.uses > 0 || chain.policy_drops)
-    }
-
-    /// iptables-nft holds a chain of ours.
-    pub(super) fn iptables_has_ours(&self) -> bool {
-        self.of_iptables().any(|chain| chain.name.starts_with("FLANNEL-"))
-    }
-
-    /// The FORWARD chain of iptables-nft can drop a packet, by its policy or by a rule.
-    pub(super) fn iptables_forward_drops(&self) -> bool {
-        self.forward_drops
-    }
-
-    /// A table of ours, or of the Go daemon, is there.
-    pub(super) fn has_table(&self) -> bool {
-        self.tables.iter().any(|table| table.family == Family::IPv4 && table.name == TABLE)
-            || self.has_empty_v6()
-    }
-
-    fn has_empty_v6(&self) -> bool {
-        let is_v6 = |family, name: &str| family == Family::IPv6 && name == TABLE_V6;
-        self.tables.iter().any(|table| is_v6(table.family, &table.name))
-            && !self.chains.iter().any(|chain| is_v6(chain.family, &chain.table))
-    }
-
-    /// Forward chains of other programs (not of iptables) whose policy is drop: no rule of ours can overrule them.
-    pub(super) fn foreign_forward_drops(&self) -> Vec<String> {
-        let drops = |chain: &&SeenChain| {
-            let hooked = matches!(&chain.base, Some((kind, HOOK_FORWARD, _)) if kind == "filter");
-            let concerns_us = matches!(chain.family, Family::IPv4 | Family::Inet);
-            let reachable = chain.family == Family::IPv4 && IPTABLES_TABLES.contains(&chain.table.as_str());
-            hooked && concerns_us && !reachable && chain.table != TABLE && chain.policy_drops
-        };
-        let name = |chain: &SeenChain| {
-            let family = if chain.family == Family::Inet { "inet" } else { "ip" };
-            format!("{family} {} {}", chain.table, chain.name)
-        };
-        self.chains.iter().filter(drops).map(name).collect()
-    }
-}
+const TABLE_COMMENT: &str = "rules for flannel-ipv4";
 
 /// The connection to nf_tables.
 #[derive(Debug)]
@@ -169,7 +101,7 @@ impl Nftables {
         ruleset.forward_drops = forward.policy_drops;
         let mut open = vec!["FORWARD".to_owned()];
         while let Some(chain) = open.pop() {
-            if chain.starts_with("FLANNEL-") || !ruleset.forward_chains.insert(chain.clone()) {
+            if OUR_CHAINS.contains(&chain.as_str()) || !ruleset.forward_chains.insert(chain.clone()) {
                 continue;
             }
             for rule in self.rules("filter", &chain)? {
@@ -240,11 +172,7 @@ impl Nftables {
             Some(table) if !table.plain => return Ok(Some("table ip flannel-ipv4 had flags".to_owned())),
             Some(_) => {}
         }
-        let seen: Vec<_> = ruleset
-            .chains
-            .iter()
-            .filter(|chain| chain.family == Family::IPv4 && chain.table == TABLE)
-            .collect();
+        let seen: Vec<_> = ruleset.chains_of(TABLE).collect();
         if let Some(foreign) = seen.iter().find(|seen| chains.iter().all(|chain| chain.name != seen.name)) {
             return Ok(Some(format!("table ip flannel-ipv4 had another chain, {}", foreign.name)));
         }
@@ -322,16 +250,11 @@ fn all_tables() -> NfTablesMessage {
     NfTablesMessage::GetTable(TableMessage { attributes: Vec::new() })
 }
 
-/// Whether a change of `subject` can mean that something has to be repaired.
+/// Whether a change of `subject` can mean that something has to be repaired. A table of iptables-nft that goes takes
+/// its chains with it, each with a notification of its own.
 fn concerns(watched: &BTreeSet<(String, String)>, subject: Subject) -> bool {
-    if subject.family != Family::IPv4 {
-        return false;
-    }
-    match subject.chain {
-        _ if subject.table == TABLE => true,
-        None => watched.iter().any(|(table, _)| *table == subject.table),
-        Some(chain) => watched.contains(&(subject.table, chain)),
-    }
+    let Subject { family: Family::IPv4, table, chain } = subject else { return false };
+    table == TABLE || chain.is_some_and(|chain| watched.contains(&(table, chain)))
 }
 
 /// The chains of our table, with comments on the rules that change when a rule or its place does.
@@ -381,6 +304,11 @@ fn refused(doing: &str, refusal: Refusal) -> FirewallError {
                 errno.desc()
             ),
             false,
+        ),
+        Refusal::Errno(Errno::ENOENT) => (
+            "a part of nf_tables is missing; are the kernel modules nft_masq and nft_chain_nat there?"
+                .to_owned(),
+            true,
         ),
         Refusal::Errno(errno) => (format!("{} ({errno:?})", errno.desc()), true),
         Refusal::Garbled => ("the kernel's answer is incomplete or cannot be read".to_owned(), true),
