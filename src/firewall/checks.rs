@@ -68,7 +68,7 @@ pub fn warnings(settings: &KernelSettings) -> Vec<Warning> {
         Some(_) => {}
     }
     for (name, own) in &settings.rp_filter {
-        // The kernel uses the stricter of the two in the order off, strict, loose: the larger number.
+        // The kernel takes the larger of the two numbers: 0 off, 1 strict, 2 loose.
         if settings.rp_filter_all.unwrap_or_default().max(*own) == 1 {
             warn(
                 format!(
@@ -83,4 +83,47 @@ pub fn warnings(settings: &KernelSettings) -> Vec<Warning> {
 
 fn persist(before: &str, setting: &str) -> String {
     format!("{before}sysctl -w {setting}, and put it into a file in /etc/sysctl.d")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn good() -> KernelSettings {
+        KernelSettings {
+            ip_forward: Some(1),
+            bridge_nf_call_iptables: Some(1),
+            rp_filter_all: Some(0),
+            rp_filter: vec![("flannel.1".parse().unwrap(), 0), ("wg0".parse().unwrap(), 2)],
+        }
+    }
+
+    fn cures(settings: &KernelSettings) -> Vec<String> {
+        warnings(settings).into_iter().map(|warning| warning.cure).collect()
+    }
+
+    #[test]
+    fn good_settings_are_not_mentioned() {
+        assert_eq!(warnings(&good()), []);
+    }
+
+    #[test]
+    fn each_bad_setting_comes_with_its_cure() {
+        let persist = ", and put it into a file in /etc/sysctl.d";
+        let forward = KernelSettings { ip_forward: Some(0), ..good() };
+        assert_eq!(cures(&forward), [format!("sysctl -w net.ipv4.ip_forward=1{persist}")]);
+        let bridge = KernelSettings { bridge_nf_call_iptables: Some(0), ..good() };
+        assert_eq!(cures(&bridge), [format!("sysctl -w net.bridge.bridge-nf-call-iptables=1{persist}")]);
+        let module = KernelSettings { bridge_nf_call_iptables: None, ..good() };
+        assert!(cures(&module)[0].starts_with("modprobe br_netfilter && sysctl -w net.bridge."));
+        let strict = KernelSettings { rp_filter_all: Some(1), ..good() };
+        assert_eq!(cures(&strict), [format!("sysctl -w net.ipv4.conf.flannel/1.rp_filter=2{persist}")]);
+    }
+
+    #[test]
+    fn loose_wins_over_strict() {
+        let settings =
+            KernelSettings { rp_filter_all: Some(2), rp_filter: vec![("wg0".parse().unwrap(), 1)], ..good() };
+        assert_eq!(warnings(&settings), []);
+    }
 }

@@ -115,7 +115,7 @@ pub fn choose(preference: Preference, facts: &Facts) -> Option<Choice> {
             nftables("EnableNFTables in the network config")
         }
         Preference::Auto => iptables_in_use(facts)
-            .or_else(|| nftables("no rules in iptables"))
+            .or_else(|| nftables("no installed iptables has rules"))
             .or_else(|| any_iptables(facts)),
     }
 }
@@ -144,4 +144,84 @@ fn any_iptables(facts: &Facts) -> Option<Choice> {
         .or_else(|| {
             other().map(|variant| Choice::new(Backend::Iptables(variant), "the only iptables installed"))
         })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NONE: VariantFacts = VariantFacts { installed: false, in_use: false };
+    const IDLE: VariantFacts = VariantFacts { installed: true, in_use: false };
+    const USED: VariantFacts = VariantFacts { installed: true, in_use: true };
+    const GONE: VariantFacts = VariantFacts { installed: false, in_use: true };
+
+    fn facts(legacy: VariantFacts, nft: VariantFacts) -> Facts {
+        Facts { enable_nftables: false, nftables: true, legacy, nft, default: Some(Variant::Nft) }
+    }
+
+    fn chosen(preference: Preference, facts: &Facts) -> String {
+        choose(preference, facts).map_or_else(|| "none".to_owned(), |choice| choice.to_string())
+    }
+
+    #[test]
+    fn auto_follows_what_is_on_the_host() {
+        for (legacy, nft, expected) in [
+            (IDLE, IDLE, "nftables (no installed iptables has rules)"),
+            (NONE, NONE, "nftables (no installed iptables has rules)"),
+            (IDLE, USED, "iptables-nft (the host has rules in iptables-nft)"),
+            (USED, IDLE, "iptables-legacy (the host has rules in iptables-legacy)"),
+            (USED, USED, "iptables-legacy (the host has rules in iptables-legacy)"),
+            (GONE, USED, "iptables-nft (the host has rules in iptables-nft)"),
+            (NONE, GONE, "nftables (no installed iptables has rules)"),
+        ] {
+            assert_eq!(chosen(Preference::Auto, &facts(legacy, nft)), expected);
+        }
+    }
+
+    #[test]
+    fn the_network_config_wins_over_the_host() {
+        let facts = Facts { enable_nftables: true, ..facts(USED, USED) };
+        assert_eq!(chosen(Preference::Auto, &facts), "nftables (EnableNFTables in the network config)");
+        let without = Facts { nftables: false, ..facts };
+        assert_eq!(
+            chosen(Preference::Auto, &without),
+            "iptables-legacy (the host has rules in iptables-legacy)"
+        );
+    }
+
+    #[test]
+    fn an_explicit_wish_wins_over_everything() {
+        let config = Facts { enable_nftables: true, ..facts(USED, IDLE) };
+        assert_eq!(chosen(Preference::Nftables, &config), "nftables (firewall=nftables)");
+        assert_eq!(
+            chosen(Preference::Iptables, &config),
+            "iptables-legacy (the host has rules in iptables-legacy)"
+        );
+        assert_eq!(
+            chosen(Preference::Iptables, &facts(IDLE, IDLE)),
+            "iptables-nft (the host's default iptables)"
+        );
+        let legacy = Facts { default: Some(Variant::Legacy), ..facts(IDLE, IDLE) };
+        assert_eq!(chosen(Preference::Iptables, &legacy), "iptables-legacy (the host's default iptables)");
+        let odd = Facts { default: None, ..facts(IDLE, NONE) };
+        assert_eq!(chosen(Preference::Iptables, &odd), "iptables-legacy (the only iptables installed)");
+    }
+
+    #[test]
+    fn what_is_not_there_is_not_chosen() {
+        let without = |legacy, nft| Facts { nftables: false, ..facts(legacy, nft) };
+        assert_eq!(chosen(Preference::Nftables, &without(IDLE, IDLE)), "none");
+        assert_eq!(chosen(Preference::Iptables, &facts(NONE, NONE)), "none");
+        assert_eq!(chosen(Preference::Auto, &without(NONE, NONE)), "none");
+        assert_eq!(
+            chosen(Preference::Auto, &without(IDLE, NONE)),
+            "iptables-legacy (the only iptables installed)"
+        );
+    }
+
+    #[test]
+    fn preferences_are_read() {
+        assert_eq!("nftables".parse(), Ok(Preference::Nftables));
+        assert!("nft".parse::<Preference>().unwrap_err().to_string().contains("auto, nftables or iptables"));
+    }
 }

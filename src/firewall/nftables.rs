@@ -316,3 +316,70 @@ fn refused(doing: &str, refusal: Refusal) -> FirewallError {
     };
     FirewallError::Nftables { doing: doing.to_owned(), reason, retry }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::masquerade::{Overlay, RuleOptions};
+
+    fn rules(subnet: &str) -> RuleSet {
+        let overlay = Overlay { network: "10.200.0.0/16".parse().unwrap(), subnet: subnet.parse().unwrap() };
+        let options =
+            RuleOptions { ip_masq: true, forward_rules: true, fully_random: true, exclude: Vec::new() };
+        RuleSet::new(overlay, None, &options)
+    }
+
+    fn comments(rules: &RuleSet) -> Vec<String> {
+        chains(rules).into_iter().flat_map(|chain| chain.rules).map(|(_, comment)| comment).collect()
+    }
+
+    #[test]
+    fn comments_tell_rules_values_and_places_apart() {
+        let one = comments(&rules("10.200.43.0/24"));
+        assert_eq!(one, comments(&rules("10.200.43.0/24")));
+        assert_eq!(one.iter().collect::<BTreeSet<_>>().len(), 8);
+        let differing = one.iter().zip(comments(&rules("10.200.7.0/24"))).filter(|(a, b)| *a != b).count();
+        assert_eq!(differing, 3, "the rules that name the subnet");
+        let mut swapped = rules("10.200.43.0/24");
+        swapped.forward.swap(0, 1);
+        assert_ne!(comments(&swapped)[6..], one[6..]);
+    }
+
+    #[test]
+    fn a_chain_without_rules_is_left_out() {
+        let mut rules = rules("10.200.43.0/24");
+        rules.masquerade.clear();
+        assert_eq!(chains(&rules).iter().map(|chain| chain.name).collect::<Vec<_>>(), ["forward"]);
+        rules.forward.clear();
+        assert_eq!(chains(&rules), []);
+    }
+
+    #[test]
+    fn only_our_table_and_watched_chains_concern_us() {
+        let watched = BTreeSet::from([("filter".to_owned(), "FORWARD".to_owned())]);
+        for (family, table, chain, expected) in [
+            (Family::IPv4, "flannel-ipv4", None, true),
+            (Family::IPv4, "flannel-ipv4", Some("any"), true),
+            (Family::IPv6, "flannel-ipv4", None, false),
+            (Family::IPv4, "filter", Some("FORWARD"), true),
+            (Family::IPv4, "filter", Some("INPUT"), false),
+            (Family::IPv4, "filter", None, false),
+            (Family::IPv4, "nat", Some("FORWARD"), false),
+            (Family::Inet, "filter", Some("FORWARD"), false),
+        ] {
+            let subject = Subject { family, table: table.to_owned(), chain: chain.map(str::to_owned) };
+            assert_eq!(concerns(&watched, subject.clone()), expected, "{subject:?}");
+        }
+    }
+
+    #[test]
+    fn errors_name_object_and_cure() {
+        let error = refused("replace table ip flannel-ipv4", Refusal::Errno(Errno::EPERM));
+        assert_eq!(
+            error.to_string(),
+            "cannot replace table ip flannel-ipv4: Operation not permitted; flanneld needs CAP_NET_ADMIN"
+        );
+        assert!(!error.retry());
+        assert!(refused("x", Refusal::Errno(Errno::EBUSY)).retry());
+    }
+}

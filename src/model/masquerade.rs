@@ -232,3 +232,144 @@ pub fn find_bare_forward(rules: &[Option<Rule>], networks: &[Ipv4Network]) -> Ve
     places.dedup();
     places
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn network(text: &str) -> Ipv4Network {
+        text.parse().unwrap()
+    }
+
+    fn overlay() -> Overlay {
+        Overlay { network: network("10.200.0.0/16"), subnet: network("10.200.43.0/24") }
+    }
+
+    fn options() -> RuleOptions {
+        RuleOptions { ip_masq: true, forward_rules: true, fully_random: true, exclude: Vec::new() }
+    }
+
+    fn text(rules: &[Rule]) -> Vec<String> {
+        rules.iter().map(ToString::to_string).collect()
+    }
+
+    /// What the first rule that matches says; `None`: none does.
+    fn verdict(rules: &[Rule], from: &str, to: &str, mark: u32) -> Option<Verdict> {
+        let lies = |place: Place, ip: &str| match place {
+            Place::Any => true,
+            Place::In(network) => network.contains(ip.parse().unwrap()),
+            Place::NotIn(network) => !network.contains(ip.parse().unwrap()),
+        };
+        let matches = |rule: &&Rule| {
+            (!rule.marked || mark & MASQUERADE_MARK != 0)
+                && lies(rule.source, from)
+                && lies(rule.destination, to)
+        };
+        rules.iter().find(matches).map(|rule| rule.verdict)
+    }
+
+    #[test]
+    fn rules_of_an_overlay() {
+        let rules = RuleSet::new(overlay(), None, &options());
+        let expected = [
+            "meta mark & 0x00004000 == 0x00004000 return",
+            "ip saddr 10.200.43.0/24 ip daddr 10.200.0.0/16 return",
+            "ip saddr 10.200.0.0/16 ip daddr 10.200.43.0/24 return",
+            "ip saddr != 10.200.0.0/16 ip daddr 10.200.43.0/24 return",
+            "ip saddr 10.200.0.0/16 ip daddr != 224.0.0.0/4 masquerade fully-random",
+            "ip saddr != 10.200.0.0/16 ip daddr 10.200.0.0/16 masquerade fully-random",
+        ];
+        assert_eq!(text(&rules.masquerade), expected);
+        assert_eq!(text(&rules.forward), ["ip saddr 10.200.0.0/16 accept", "ip daddr 10.200.0.0/16 accept"]);
+    }
+
+    #[test]
+    fn options_leave_rules_out() {
+        let off = RuleOptions { ip_masq: false, forward_rules: false, ..options() };
+        let rules = RuleSet::new(overlay(), None, &off);
+        assert_eq!((rules.masquerade.len(), rules.forward.len()), (0, 0));
+        let plain = RuleSet::new(overlay(), None, &RuleOptions { fully_random: false, ..options() });
+        assert!(text(&plain.masquerade)[4].ends_with(" masquerade"));
+    }
+
+    #[test]
+    fn verdicts() {
+        let exclude = vec![network("192.168.7.9/24")];
+        let rules = RuleSet::new(overlay(), None, &RuleOptions { exclude, ..options() }).masquerade;
+        let rewritten = Some(Verdict::Masquerade { fully_random: true });
+        let kept = Some(Verdict::Return);
+        for (from, to, mark, expected) in [
+            ("10.200.43.2", "10.200.43.3", 0, kept),
+            ("10.200.43.2", "10.200.16.2", 0, kept),
+            ("10.200.43.2", "8.8.8.8", 0, rewritten),
+            ("10.200.43.2", "8.8.8.8", 0x4000, kept),
+            ("10.200.43.2", "8.8.8.8", 0xc000, kept),
+            ("10.200.43.2", "8.8.8.8", 0x8000, rewritten),
+            ("10.200.43.2", "239.1.1.1", 0, None),
+            ("10.200.43.2", "192.168.7.1", 0, kept),
+            ("10.200.16.2", "10.200.43.2", 0, kept),
+            ("10.200.16.2", "8.8.8.8", 0, rewritten),
+            ("10.200.16.2", "10.200.17.2", 0, rewritten),
+            ("8.8.8.8", "10.200.43.2", 0, kept),
+            ("8.8.8.8", "10.200.16.2", 0, rewritten),
+            ("192.168.7.1", "10.200.16.2", 0, rewritten),
+            ("8.8.8.8", "9.9.9.9", 0, None),
+        ] {
+            assert_eq!(verdict(&rules, from, to, mark), expected, "{from} to {to} mark {mark:#x}");
+        }
+    }
+
+    #[test]
+    fn excluding_everything_is_a_rule_without_a_destination() {
+        let exclude = vec![network("0.0.0.0/0")];
+        let rules = RuleSet::new(overlay(), None, &RuleOptions { exclude, ..options() }).masquerade;
+        assert_eq!(rules[4].to_string(), "ip saddr 10.200.0.0/16 return");
+    }
+
+    /// The set v0.16.1 writes.
+    fn bare(overlay: Overlay, fully_random: bool) -> [Option<Rule>; 4] {
+        let (inside, outside) = (Place::In(overlay.network), Place::NotIn(overlay.network));
+        let rewrite = Verdict::Masquerade { fully_random };
+        [
+            Some(Rule::new(inside, inside, Verdict::Return)),
+            Some(Rule::new(inside, Place::NotIn(MULTICAST), rewrite)),
+            Some(Rule::new(outside, Place::In(overlay.subnet), Verdict::Return)),
+            Some(Rule::new(outside, inside, rewrite)),
+        ]
+    }
+
+    #[test]
+    fn bare_sets_are_found_whole_or_not_at_all() {
+        let set = bare(overlay(), true);
+        let other = Overlay { network: network("10.100.0.0/16"), subnet: network("10.100.1.0/24") };
+        let foreign = [None];
+        let lone = [set[0]];
+        let both = [&foreign[..], &set, &lone, &bare(other, false)].concat();
+        let found = find_bare_masquerade(&both);
+        assert_eq!(found, [(overlay(), [1, 2, 3, 4]), (other, [6, 7, 8, 9])]);
+        let apart = [&set[..2], &foreign, &set[2..]].concat();
+        assert_eq!(find_bare_masquerade(&apart), [(overlay(), [0, 1, 3, 4])]);
+        for missing in 0..4 {
+            let rules: Vec<_> =
+                set.iter().enumerate().filter(|(at, _)| *at != missing).map(|(_, rule)| *rule).collect();
+            assert_eq!(find_bare_masquerade(&rules), [], "without rule {missing}");
+        }
+        let mut reversed = set;
+        reversed.reverse();
+        assert_eq!(find_bare_masquerade(&reversed), []);
+        let mixed = [set[0], set[1], set[2], bare(overlay(), false)[3]];
+        assert_eq!(find_bare_masquerade(&mixed), [], "both masquerade rules come from one daemon");
+        let whole = Overlay { network: network("10.200.0.0/16"), subnet: network("10.200.0.0/16") };
+        assert_eq!(find_bare_masquerade(&bare(whole, true)), []);
+    }
+
+    #[test]
+    fn bare_forward_rules_are_found_for_known_networks_only() {
+        let [from, to] = forward(network("10.200.0.0/16")).map(Some);
+        let rules = [from, None, to];
+        assert_eq!(find_bare_forward(&rules, &[network("10.200.0.0/16"), network("10.200.0.0/16")]), [0, 2]);
+        assert_eq!(find_bare_forward(&rules, &[network("10.100.0.0/16")]), [0; 0]);
+        assert_eq!(find_bare_forward(&[from], &[network("10.200.0.0/16")]), [0; 0]);
+        assert_eq!(find_bare_forward(&[to, from], &[network("10.200.0.0/16")]), [0; 0]);
+    }
+}

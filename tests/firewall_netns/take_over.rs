@@ -5,6 +5,7 @@ use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
+use std::time::Instant;
 
 use flanneld::firewall::{Backend, Firewall, Preference, Variant};
 use flanneld::model::masquerade::RuleSet;
@@ -70,6 +71,7 @@ fn under_traffic(lab: &Lab, work: impl FnOnce() + Send) -> usize {
 
 fn take_over(lab: &Lab, preference: Preference) -> (Backend, Vec<String>) {
     let mut result = (Backend::Nftables, Vec::new());
+    let start = Instant::now();
     let during = under_traffic(lab, || {
         result = lab.node.block_on(async || {
             let mut firewall = Firewall::new(options(preference));
@@ -79,7 +81,7 @@ fn take_over(lab: &Lab, preference: Preference) -> (Backend, Vec<String>) {
             (applied.choice.backend, applied.changes)
         });
     });
-    println!("{during} flows during the change");
+    println!("{during} flows during the change, {FLOWS} after it, in {:?}", start.elapsed());
     result
 }
 
@@ -132,6 +134,16 @@ fn from_go_in_iptables_nft_to_nftables() {
 #[test]
 fn from_go_in_iptables_legacy_to_nftables() {
     check_take_over("legacy", Preference::Nftables);
+}
+
+#[test]
+fn from_go_in_both_variants_at_once() {
+    let lab = Lab::new();
+    lab.node.feed("iptables-nft-restore", &go_rules("v0.16.1", "nft"));
+    lab.node.feed("iptables-legacy-restore", &go_rules("v0.28.9", "legacy"));
+    let (backend, _) = take_over(&lab, Preference::Auto);
+    assert_eq!(backend, Backend::Iptables(Variant::Legacy));
+    assert_eq!(rule_lines(&lab.node, "nft"), Vec::<String>::new());
 }
 
 #[test]

@@ -174,13 +174,44 @@ fn nftables_needs_no_program() {
     lab.node.block_on(async || {
         lab.node.sh(hide);
         let applied = ensure(&mut firewall, &rules()).await;
-        assert_eq!(applied.choice.to_string(), "nftables (no rules in iptables)");
+        assert_eq!(applied.choice.to_string(), "nftables (no installed iptables has rules)");
         assert_eq!(firewall.resync_every(), None);
         assert!(masqueraded(&lab));
         assert_eq!(ensure(&mut firewall, &rules()).await.changes, Vec::<String>::new());
         assert_eq!(firewall.cleanup().await.unwrap(), ["removed table ip flannel-ipv4"]);
         assert!(!masqueraded(&lab));
     });
+}
+
+#[test]
+fn nft_lists_our_table_as_meant() {
+    let lab = Lab::new();
+    let mut firewall = firewall_for(&lab.node, Backend::Nftables);
+    lab.node.block_on(async || ensure(&mut firewall, &rules()).await);
+    let listed = lab.node.sh("nft list table ip flannel-ipv4 | sed 's/ comment \"flanneld [0-9a-f]*\"//'");
+    let expected = "\
+table ip flannel-ipv4 {
+	comment \"rules for flannel-ipv4\"
+	chain postrtg {
+		comment \"chain to manage traffic masquerading by flannel\"
+		type nat hook postrouting priority srcnat; policy accept;
+		meta mark & 0x00004000 == 0x00004000 return
+		ip saddr 10.200.43.0/24 ip daddr 10.200.0.0/16 return
+		ip saddr 10.200.0.0/16 ip daddr 10.200.43.0/24 return
+		ip saddr != 10.200.0.0/16 ip daddr 10.200.43.0/24 return
+		ip saddr 10.200.0.0/16 ip daddr != 224.0.0.0/4 masquerade fully-random
+		ip saddr != 10.200.0.0/16 ip daddr 10.200.0.0/16 masquerade fully-random
+	}
+
+	chain forward {
+		comment \"chain to accept flannel traffic\"
+		type filter hook forward priority filter; policy accept;
+		ip saddr 10.200.0.0/16 accept
+		ip daddr 10.200.0.0/16 accept
+	}
+}
+";
+    assert_eq!(listed, expected);
 }
 
 /// Takes the lock of iptables, until the file is dropped.

@@ -143,3 +143,144 @@ fn bare_chain(saved: &Saved, place: &Place) -> (Vec<Vec<String>>, Vec<Option<Rul
     let rules = words.iter().map(|words| bare_rule(words)).collect();
     (words, rules)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::masquerade::{Overlay, RuleOptions};
+
+    const GO_016: &str = include_str!("../../../tests/fixtures/firewall/v0.16.1-nft.save");
+    const GO_020: &str = include_str!("../../../tests/fixtures/firewall/v0.20.2-nft.save");
+    const GO_028: &str = include_str!("../../../tests/fixtures/firewall/v0.28.9-nft.save");
+
+    fn rules(subnet: &str) -> RuleSet {
+        let overlay = Overlay { network: "10.200.0.0/16".parse().unwrap(), subnet: subnet.parse().unwrap() };
+        let options =
+            RuleOptions { ip_masq: true, forward_rules: true, fully_random: true, exclude: Vec::new() };
+        RuleSet::new(overlay, None, &options)
+    }
+
+    fn to(rules: &RuleSet) -> Wanted<'_> {
+        Wanted { masquerade: &rules.masquerade, forward: &rules.forward, replaces: Some(rules) }
+    }
+
+    fn input(saved: &str, wanted: &Wanted<'_>) -> Option<String> {
+        plan(&Saved::parse(saved), wanted).map(|plan| plan.input)
+    }
+
+    #[test]
+    fn what_go_v0_28_9_wrote_is_left_as_it_is() {
+        assert_eq!(input(GO_028, &to(&rules("10.200.43.0/24"))), None);
+    }
+
+    #[test]
+    fn an_empty_host_gets_everything() {
+        let expected = "\
+*nat
+:FLANNEL-POSTRTG - [0:0]
+-A FLANNEL-POSTRTG -m mark --mark 0x4000/0x4000 -m comment --comment \"flanneld masq\" -j RETURN
+-A FLANNEL-POSTRTG -s 10.200.43.0/24 -d 10.200.0.0/16 -m comment --comment \"flanneld masq\" -j RETURN
+-A FLANNEL-POSTRTG -s 10.200.0.0/16 -d 10.200.43.0/24 -m comment --comment \"flanneld masq\" -j RETURN
+-A FLANNEL-POSTRTG ! -s 10.200.0.0/16 -d 10.200.43.0/24 -m comment --comment \"flanneld masq\" -j RETURN
+-A FLANNEL-POSTRTG -s 10.200.0.0/16 ! -d 224.0.0.0/4 -m comment --comment \"flanneld masq\" -j MASQUERADE --random-fully
+-A FLANNEL-POSTRTG ! -s 10.200.0.0/16 -d 10.200.0.0/16 -m comment --comment \"flanneld masq\" -j MASQUERADE --random-fully
+-A POSTROUTING -m comment --comment \"flanneld masq\" -j FLANNEL-POSTRTG
+COMMIT
+*filter
+:FLANNEL-FWD - [0:0]
+-A FLANNEL-FWD -s 10.200.0.0/16 -m comment --comment \"flanneld forward\" -j ACCEPT
+-A FLANNEL-FWD -d 10.200.0.0/16 -m comment --comment \"flanneld forward\" -j ACCEPT
+-A FORWARD -m comment --comment \"flanneld forward\" -j FLANNEL-FWD
+COMMIT
+";
+        assert_eq!(input("", &to(&rules("10.200.43.0/24"))).unwrap(), expected);
+    }
+
+    #[test]
+    fn the_chain_of_go_v0_20_is_rewritten_and_its_jump_kept() {
+        let input = input(GO_020, &to(&rules("10.200.72.0/24"))).unwrap();
+        assert!(input.starts_with("*nat\n:FLANNEL-POSTRTG - [0:0]\n-A FLANNEL-POSTRTG -m mark"));
+        assert!(!input.contains("-A POSTROUTING") && !input.contains("*filter"), "{input}");
+    }
+
+    #[test]
+    fn the_bare_rules_of_go_v0_16_go_in_the_same_transaction() {
+        let rules = rules("10.200.93.0/24");
+        let plan = plan(&Saved::parse(GO_016), &to(&rules)).unwrap();
+        let removed: Vec<_> = plan.input.lines().filter(|line| line.starts_with("-D")).collect();
+        let expected = [
+            "-D POSTROUTING -s 10.200.0.0/16 -d 10.200.0.0/16 -j RETURN",
+            "-D POSTROUTING -s 10.200.0.0/16 ! -d 224.0.0.0/4 -j MASQUERADE --random-fully",
+            "-D POSTROUTING ! -s 10.200.0.0/16 -d 10.200.93.0/24 -j RETURN",
+            "-D POSTROUTING ! -s 10.200.0.0/16 -d 10.200.0.0/16 -j MASQUERADE --random-fully",
+            "-D FORWARD -s 10.200.0.0/16 -j ACCEPT",
+            "-D FORWARD -d 10.200.0.0/16 -j ACCEPT",
+        ];
+        assert_eq!(removed, expected);
+        assert!(plan.input.find("-A POSTROUTING").unwrap() < plan.input.find("-D POSTROUTING").unwrap());
+        assert_eq!(plan.changes.len(), 6, "{:?}", plan.changes);
+    }
+
+    #[test]
+    fn without_forward_rules_an_operators_pair_stays() {
+        let mut rules = rules("10.200.43.0/24");
+        rules.forward.clear();
+        let saved =
+            "*filter\n-A FORWARD -s 10.200.0.0/16 -j ACCEPT\n-A FORWARD -d 10.200.0.0/16 -j ACCEPT\nCOMMIT\n";
+        assert!(!input(saved, &to(&rules)).unwrap().contains("-D"));
+        let former =
+            Overlay { network: "10.7.0.0/16".parse().unwrap(), subnet: "10.7.1.0/24".parse().unwrap() };
+        let forward = RuleSet { former: Some(former), ..self::rules("10.200.43.0/24") };
+        let saved = saved.replace("10.200.", "10.7.");
+        assert_eq!(input(&saved, &to(&forward)).unwrap().matches("-D FORWARD").count(), 2);
+    }
+
+    #[test]
+    fn a_jump_is_put_back_and_a_second_one_taken_away() {
+        let rules = rules("10.200.43.0/24");
+        let jump = "-A POSTROUTING -m comment --comment \"flanneld masq\" -j FLANNEL-POSTRTG\n";
+        let without = GO_028.replace(jump, "");
+        assert_eq!(input(&without, &to(&rules)).unwrap(), format!("*nat\n{jump}COMMIT\n"));
+        let twice = GO_028.replace(jump, &jump.repeat(3));
+        let delete = jump.replace("-A ", "-D ");
+        assert_eq!(input(&twice, &to(&rules)).unwrap(), format!("*nat\n{delete}{delete}COMMIT\n"));
+        let behind =
+            GO_028.replace(jump, &format!("-A POSTROUTING -j OTHER\n{jump}-A POSTROUTING -j LAST\n"));
+        assert_eq!(input(&behind, &to(&rules)), None, "where the jump stands is not fought over");
+    }
+
+    #[test]
+    fn order_and_strangers_inside_our_chain_count() {
+        let rules = rules("10.200.43.0/24");
+        let stranger = "-A FLANNEL-FWD -s 1.2.3.4/32 -j DROP\n";
+        let saved = GO_028.replace("-A FLANNEL-FWD -d", &format!("{stranger}-A FLANNEL-FWD -d"));
+        assert!(input(&saved, &to(&rules)).unwrap().starts_with("*filter\n:FLANNEL-FWD"));
+        let swapped = GO_028
+            .replace("-A FLANNEL-FWD -s", "-A FLANNEL-FWD -x")
+            .replace("-A FLANNEL-FWD -d", "-A FLANNEL-FWD -s")
+            .replace("-A FLANNEL-FWD -x", "-A FLANNEL-FWD -d");
+        assert!(input(&swapped, &to(&rules)).is_some());
+    }
+
+    #[test]
+    fn removal_takes_jump_and_chain_but_no_bare_rule() {
+        let nothing = Wanted { masquerade: &[], forward: &[], replaces: None };
+        let expected = "\
+*nat
+-D POSTROUTING -m comment --comment \"flanneld masq\" -j FLANNEL-POSTRTG
+:FLANNEL-POSTRTG - [0:0]
+-X FLANNEL-POSTRTG
+COMMIT
+*filter
+-D FORWARD -m comment --comment \"flanneld forward\" -j FLANNEL-FWD
+:FLANNEL-FWD - [0:0]
+-X FLANNEL-FWD
+COMMIT
+";
+        assert_eq!(input(GO_028, &nothing).unwrap(), expected);
+        assert_eq!(input(GO_016, &nothing), None);
+        let foreign = GO_028.replace("-A FORWARD", "-A INPUT -j FLANNEL-FWD\n-A FORWARD");
+        let input = input(&foreign, &nothing).unwrap();
+        assert!(input.contains(":FLANNEL-FWD") && !input.contains("-X FLANNEL-FWD"), "still referred to");
+    }
+}

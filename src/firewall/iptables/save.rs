@@ -195,3 +195,77 @@ fn target(name: &str) -> Option<Verdict> {
         _ => None,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_and_lines_are_each_others_reverse() {
+        for (text, expected) in [
+            (
+                r#"-m comment --comment "flanneld masq" -j X"#,
+                vec!["-m", "comment", "--comment", "flanneld masq", "-j", "X"],
+            ),
+            (r#"--comment "a \"b\" \\c""#, vec!["--comment", r#"a "b" \c"#]),
+            (r#"--comment """#, vec!["--comment", ""]),
+        ] {
+            assert_eq!(words(text), expected);
+            assert_eq!(line(&words(text)), text);
+        }
+    }
+
+    fn filter(rules: &str) -> Saved {
+        Saved::parse(&format!(
+            "# comment\n*filter\n:FORWARD ACCEPT [5:400]\n:GATE - [0:0]\n{rules}\nCOMMIT\n"
+        ))
+    }
+
+    #[test]
+    fn a_forward_chain_drops_by_policy_or_by_a_rule_it_leads_to() {
+        for (rules, expected) in [
+            ("", false),
+            ("-A FORWARD -j GATE\n-A GATE -j ACCEPT", false),
+            ("-A GATE -j DROP", false),
+            ("-A FORWARD -j DROP", true),
+            ("-A FORWARD -j GATE\n-A GATE -s 1.2.3.4/32 -j REJECT --reject-with icmp-port-unreachable", true),
+            ("-A FORWARD -g GATE\n-A GATE -j DROP", true),
+            ("-A FORWARD -j GATE\n-A GATE -j FORWARD", false),
+            ("-A FORWARD -m comment --comment \"-j DROP\" -j ACCEPT", false),
+        ] {
+            assert_eq!(filter(rules).forward_drops(), expected, "{rules}");
+        }
+        assert!(Saved::parse("*filter\n:FORWARD DROP [0:0]\nCOMMIT").forward_drops());
+        assert!(!Saved::parse("*nat\n:FORWARD DROP [0:0]\nCOMMIT").forward_drops());
+    }
+
+    #[test]
+    fn a_variant_is_in_use_when_it_has_a_rule_or_a_policy() {
+        assert!(!Saved::parse("").in_use());
+        assert!(!filter("").in_use());
+        assert!(filter("-A GATE -j RETURN").in_use());
+        assert!(Saved::parse("*filter\n:INPUT DROP [0:0]\nCOMMIT").in_use());
+    }
+
+    #[test]
+    fn only_rules_that_flanneld_could_have_written_are_read() {
+        for text in [
+            "-s 10.200.0.0/16 -d 10.200.0.0/16 -j RETURN",
+            "-s 10.200.0.0/16 ! -d 224.0.0.0/4 -j MASQUERADE --random-fully",
+            "! -s 10.200.0.0/16 -d 10.200.7.0/24 -j MASQUERADE",
+            "-d 10.200.0.0/16 -j ACCEPT",
+        ] {
+            assert!(bare_rule(&words(text)).is_some(), "{text}");
+        }
+        for text in [
+            "-s 10.200.0.0/16 -p tcp -j ACCEPT",
+            "-s 10.200.0.0/16 -j ACCEPT -m comment --comment x",
+            "-s 10.200.0.0/16",
+            "-s 10.200.0.0/16 -j SNAT --to-source 1.2.3.4",
+            "-s 10.200.0.0/16 -j ACCEPT --random-fully",
+            "-i eth0 -j ACCEPT",
+        ] {
+            assert_eq!(bare_rule(&words(text)), None, "{text}");
+        }
+    }
+}

@@ -216,3 +216,74 @@ pub(super) fn subject(message: &NetfilterMessage) -> Option<Subject> {
         _ => None,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::encode::{add_rule, batch, comment_data};
+    use super::*;
+    use crate::model::masquerade::{Overlay, RuleOptions, RuleSet};
+    use netlink_packet_core::{NetlinkMessage, NetlinkPayload};
+
+    /// `iptables-nft -A FORWARD -j REJECT` as the kernel dumps it (Linux 6.18, iptables 1.8.9).
+    const REJECT: &str = "9c000000060a02080100000039780000020000050b00010066696c74657200000c000200464f5257415244000c000300 \
+        0000000000000003640004002c0001000c000100636f756e746572001c0002000c00010000000000000000000c000200 \
+        0000000000000000340001000b0001007461726765740000240002000b00010052454a45435400000800020000000000 \
+        0c0003000300000000000000";
+    /// `iptables-nft -A FORWARD -d 1.2.3.4 -j DROP`
+    const DROP_RULE: &str = "04010000060a02080100000039780000020000050b00010066696c74657200000c000200464f5257415244000c000300 \
+        00000000000000040c0006000000000000000003c0000400340001000c0001007061796c6f6164002400020008000100 \
+        000000010800020000000001080003000000001008000400000000042c00010008000100636d70002000020008000100 \
+        0000000108000200000000000c00030008000100010203042c0001000c000100636f756e746572001c0002000c000100 \
+        00000000000000000c0002000000000000000000300001000e000100696d6d6564696174650000001c00020008000100 \
+        00000000100002000c0002000800010000000000";
+    /// `iptables-nft -A FORWARD -g GATE`
+    const GOTO: &str = "b0000000060a02080100000039780000020000050b00010066696c74657200000c000200464f5257415244000c000300 \
+        00000000000000050c00060000000000000000046c0004002c0001000c000100636f756e746572001c0002000c000100 \
+        00000000000000000c00020000000000000000003c0001000e000100696d6d6564696174650000002800020008000100 \
+        000000001c0002001800020008000100fffffffc090002004741544500000000";
+
+    fn message(bytes: &[u8]) -> NetfilterMessage {
+        match NetlinkMessage::<NetfilterMessage>::deserialize(bytes).unwrap().payload {
+            NetlinkPayload::InnerMessage(message) => message,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn dumped(hex: &str) -> SeenRule {
+        let digits: Vec<u8> = hex.bytes().filter(u8::is_ascii_hexdigit).collect();
+        let byte = |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap();
+        rule(&message(&digits.chunks(2).map(byte).collect::<Vec<_>>())).unwrap()
+    }
+
+    #[test]
+    fn verdicts_of_others_are_seen() {
+        assert!(dumped(REJECT).drops);
+        assert!(dumped(DROP_RULE).drops);
+        let goto = dumped(GOTO);
+        assert_eq!((goto.drops, goto.jumps), (false, vec!["GATE".to_owned()]));
+    }
+
+    #[test]
+    fn a_rule_of_ours_is_known_by_its_comment() {
+        let options =
+            RuleOptions { ip_masq: true, forward_rules: true, fully_random: true, exclude: Vec::new() };
+        let overlay =
+            Overlay { network: "10.200.0.0/16".parse().unwrap(), subnet: "10.200.43.0/24".parse().unwrap() };
+        for wanted in RuleSet::new(overlay, None, &options).masquerade {
+            let bytes = batch(&[add_rule("t", "c", &wanted, "a comment")], 1);
+            let begin = usize::try_from(u32::from_ne_bytes(bytes[..4].try_into().unwrap())).unwrap();
+            let seen = rule(&message(&bytes[begin..])).unwrap();
+            let expected = SeenRule { comment: Some("a comment".to_owned()), ..SeenRule::default() };
+            assert_eq!(seen, expected, "{wanted}");
+        }
+    }
+
+    #[test]
+    fn foreign_user_data_is_no_comment() {
+        assert_eq!(comment(&comment_data("x")), Some("x".to_owned()));
+        assert_eq!(comment(&[2, 4, 0, 0, 0, 0, 0, 2, b'x', 0]), Some("x".to_owned()));
+        for data in [&[][..], &[0], &[0, 9, b'x'], &[1, 1, 0], &[0, 2, 0xff, 0xfe]] {
+            assert_eq!(comment(data), None, "{data:?}");
+        }
+    }
+}
