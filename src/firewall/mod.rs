@@ -32,6 +32,11 @@ pub struct FirewallOptions {
     pub lock_wait: Duration,
 }
 
+impl FirewallOptions {
+    /// A `lock_wait` that outlasts other programs' ordinary changes.
+    pub const LOCK_WAIT: Duration = Duration::from_secs(5);
+}
+
 /// What a call did.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Applied {
