@@ -1,5 +1,6 @@
 //! The daemon's process: argv and environment become options, a runtime runs the daemon, the outcome becomes an exit code.
 
+use std::pin::pin;
 use std::process::ExitCode;
 
 use anyhow::Context;
@@ -62,7 +63,7 @@ async fn serve(configured: &Configured) -> anyhow::Result<()> {
     let machine_id = std::fs::read_to_string("/etc/machine-id").ok();
     let settings = Settings::new(options, machine_id.as_deref(), &previous);
     let notifier = Notifier::new(std::env::var_os("NOTIFY_SOCKET"))?;
-    let (reporter, pings, sources) = Reporter::new(notifier, || Now::Boot.now().0);
+    let (mut reporter, mut pings, sources) = Reporter::new(notifier, || Now::Boot.now().0);
     if let Some(address) = options.health {
         let listener = health::bind(address).await?;
         info!(%address, "health and metrics are served");
@@ -70,9 +71,15 @@ async fn serve(configured: &Configured) -> anyhow::Result<()> {
     }
     let clock = Clock::boot().context("get a timer from the kernel")?;
     let kernel = LinuxKernel::open(ReceiveBuffers::default())?;
-    let store = store::open(&options.etcd)?;
+    let candidates = store::open(&options.etcd)?;
+    let mut stop = pin!(stop);
+    let store = tokio::select! {
+        store = daemon::choose_store(&candidates, options.iface.public_ip, &mut reporter) => store?,
+        () = &mut stop => return Ok(()),
+        () = pings.answer_all() => return Ok(()),
+    };
     daemon::run(settings, store, kernel, (clock, reporter, pings), stop).await?;
-    info!("flanneld stops; device, routes, subnet.env and lease stay");
+    info!("flanneld stops; device, routes, rules, subnet.env and lease stay");
     Ok(())
 }
 

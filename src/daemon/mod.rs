@@ -9,8 +9,10 @@
 
 mod acquire;
 mod bootstrap;
+mod choose_store;
 mod data_plane;
 mod reporter;
+mod rules;
 mod running;
 mod subnet_file;
 
@@ -20,14 +22,17 @@ use std::time::Duration;
 
 use ipnetwork::Ipv4Network;
 
+pub use choose_store::choose_store;
 pub use reporter::{Pings, Reporter};
 use subnet_file::SubnetFile;
 
 use crate::clock::Clock;
+use crate::firewall::Preference;
 use crate::kernel::{Kernel, KernelError};
 use crate::model::NodeId;
 use crate::model::ext_iface::{Selector, selectors};
 use crate::model::lease_set::{LeaseSet, Own};
+use crate::model::masquerade::{Overlay, RuleOptions};
 use crate::options::Options;
 use crate::store::LeaseStore;
 use crate::subnet_env::Previous;
@@ -53,6 +58,14 @@ pub struct Settings {
     pub lease_ttl: Duration,
     /// How long before its end it is renewed.
     pub renew_margin: Duration,
+    /// Which firewall rules are wanted.
+    pub rules: RuleOptions,
+    /// Which firewall holds them.
+    pub firewall: Preference,
+    /// How often rules are looked at where the kernel does not report changes.
+    pub firewall_resync: Duration,
+    /// What the rules of a former run were made for.
+    pub previous_overlay: Option<Overlay>,
     /// Addresses of the store, which must stay reachable outside of the overlay.
     pub store_addresses: Vec<Ipv4Addr>,
 }
@@ -62,6 +75,8 @@ impl Settings {
     #[must_use]
     pub fn new(options: &Options, machine_id: Option<&str>, previous: &Previous) -> Self {
         let iface = &options.iface;
+        let firewall = &options.firewall;
+        let former = |(network, subnet)| Overlay { network, subnet };
         let host = |authority: &str| authority.split(':').next().and_then(|host| host.parse().ok());
         Self {
             selectors: selectors(&iface.ifaces, &iface.regexes, iface.can_reach, iface.public_ip),
@@ -72,6 +87,15 @@ impl Settings {
             ip_masq: options.firewall.ip_masq,
             lease_ttl: options.lease.ttl,
             renew_margin: options.lease.renew_margin,
+            rules: RuleOptions {
+                ip_masq: firewall.ip_masq,
+                forward_rules: firewall.forward_rules,
+                fully_random: firewall.fully_random,
+                exclude: firewall.exclude.clone(),
+            },
+            firewall: firewall.preference,
+            firewall_resync: firewall.resync,
+            previous_overlay: previous.network.zip(previous.subnet).map(former),
             store_addresses: options.etcd.endpoints.iter().filter_map(|url| host(url.authority())).collect(),
         }
     }
@@ -128,6 +152,7 @@ pub async fn run<S: LeaseStore, K: Kernel>(
         network,
         direct_routing: started.claim.config.vxlan.direct_routing,
     };
+    rules::check_host(&started.external.name, &wanted.vtep.name);
     let data_plane = DataPlane::new(kernel, LeaseSet::new(own), wanted);
     let running =
         Running::new((store, clock, reporter), &settings, (started.claim, started.acquired), data_plane);

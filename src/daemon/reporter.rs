@@ -39,7 +39,7 @@ impl Pings {
     }
 
     /// Answers every question, for as long as there is another loop that turns.
-    pub(super) async fn answer_all(&mut self) {
+    pub async fn answer_all(&mut self) {
         loop {
             self.answer().await;
         }
@@ -56,6 +56,7 @@ pub struct Reporter {
     now: fn() -> Duration,
     said: String,
     ready_sent: bool,
+    rules_tried: bool,
     device: Trouble,
     renewal: Trouble,
 }
@@ -76,6 +77,7 @@ impl Reporter {
             now: clock,
             said: String::new(),
             ready_sent: false,
+            rules_tried: false,
             device: Trouble::new("flannel device"),
             renewal: Trouble::new("lease renewal"),
         };
@@ -133,7 +135,7 @@ impl Reporter {
             Peers { programmed: count(leases.usable().saturating_sub(failed)), failed: count(failed) };
         self.status.skipped = leases.skipped().iter().map(|(skip, count)| (skip.reason(), *count)).collect();
         self.status.subnet_env_written = written;
-        let in_place = written && !self.device.lasts;
+        let in_place = written && self.rules_tried && !self.device.lasts;
         self.status.first_list_tried |= in_place;
         self.status.phase = if in_place { Phase::Running } else { Phase::Programming };
         if in_place && !self.ready_sent {
@@ -191,6 +193,19 @@ impl Reporter {
     pub(super) fn renewed(&mut self) {
         debug!("lease confirmed");
         self.renewal.ends((self.now)());
+    }
+
+    /// The firewall was looked at.
+    pub(super) fn rules(&mut self, in_force: bool, repaired: u64) {
+        debug!(in_force, repaired, "firewall looked at");
+        self.rules_tried = true;
+        self.metrics.repairs(RepairKind::Firewall, repaired);
+    }
+
+    /// Readiness does not wait for the firewall any longer.
+    pub(super) fn rules_are_late(&mut self) {
+        warn!("the firewall rules are not in force yet; everything else goes on");
+        self.rules_tried = true;
     }
 
     /// The lease was lost and taken again.

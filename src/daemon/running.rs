@@ -11,11 +11,13 @@ use tracing::{error, info, warn};
 
 use super::acquire::{AcquireError, Acquired, Claim, OwnLease, acquire};
 use super::data_plane::{DataPlane, Report, log_report};
+use super::rules::{Looked, Rules};
 use super::{Fatal, Pings, Reporter, Settings, SubnetFile};
 use crate::clock::{BootTime, Clock};
 use crate::kernel::{Change, Kernel};
 use crate::model::lease::key_of;
 use crate::model::lease_set::{Own, RawLease, Touched};
+use crate::model::masquerade::Overlay;
 use crate::store::{Event, LeaseStore, Record, Renewal, Snapshot, StoreError, Update};
 
 /// Everything is compared with the kernel again this often, should a notification ever be missing.
@@ -24,6 +26,8 @@ const RESYNC: Duration = Duration::from_secs(300);
 const RETRY: Duration = Duration::from_secs(1);
 /// Suspicious events about our own key are looked into at most this often.
 const CHECK: Duration = Duration::from_secs(1);
+/// How long readiness waits for the first look at the firewall.
+const RULES: Duration = Duration::from_secs(1);
 /// Longest pause between two tries to renew.
 const RENEW_RETRY: Duration = Duration::from_secs(60);
 /// Updates of the store that may wait for the loop.
@@ -42,6 +46,7 @@ pub(super) struct Running<S, K> {
     claim: Claim,
     renew_margin: Duration,
     file: SubnetFile,
+    rules: Rules,
     clock: Clock,
     reporter: Reporter,
     watch: Watch,
@@ -59,6 +64,7 @@ struct Timers {
     renew: Option<BootTime>,
     retry: Option<BootTime>,
     resync: Option<BootTime>,
+    rules: Option<BootTime>,
     checked: BootTime,
 }
 
@@ -98,9 +104,11 @@ impl<S: LeaseStore, K: Kernel> Running<S, K> {
         (claim, acquired): (Claim, Acquired),
         data_plane: DataPlane<K>,
     ) -> Self {
+        let overlay = Overlay { network: claim.config.network, subnet: acquired.lease.held.subnet };
         let file = SubnetFile::new(settings, claim.config.network, data_plane.vtep().mtu);
         Self {
             watch: Watch::start(&store, &acquired.snapshot),
+            rules: Rules::start(settings, &claim.config, overlay),
             renew_margin: settings.renew_margin,
             lease: acquired.lease,
             first: acquired.snapshot,
@@ -122,6 +130,7 @@ impl<S: LeaseStore, K: Kernel> Running<S, K> {
     /// When only the operator can help. The data plane stays as it is then, as it does after `stop`.
     pub(super) async fn run(mut self, stop: impl Future<Output = ()>, mut pings: Pings) -> Result<(), Fatal> {
         self.plan_renewal();
+        self.timers.rules = Some(self.clock.now().after(RULES));
         let leases: Vec<RawLease<'_>> = self.first.records.iter().map(raw).collect();
         let touched = self.data_plane.leases.replace(&leases);
         self.first = Snapshot::default();
@@ -137,6 +146,7 @@ impl<S: LeaseStore, K: Kernel> Running<S, K> {
                 changes = self.data_plane.kernel.changed() => self.on_changes(Vec::as_slice(&changes)),
                 outcome = join(&mut self.task) => self.on_outcome(outcome)?,
                 () = self.clock.sleep_until(self.timers.next()) => self.on_timer(),
+                looked = self.rules.looked() => self.on_rules(&looked),
                 () = pings.answer() => {}
             }
         }
@@ -203,6 +213,13 @@ impl<S: LeaseStore, K: Kernel> Running<S, K> {
 
     fn retry_later(&mut self) {
         self.timers.retry = Some(self.clock.now().after(RETRY));
+    }
+
+    // --- the firewall ---
+
+    fn on_rules(&mut self, looked: &Looked) {
+        self.timers.rules = None;
+        self.reporter.rules(looked.in_force, looked.repaired);
     }
 
     // --- the store ---
@@ -340,6 +357,7 @@ impl<S: LeaseStore, K: Kernel> Running<S, K> {
         let leases: Vec<RawLease<'_>> = acquired.snapshot.records.iter().map(raw).collect();
         self.data_plane.leases.set_own(own, &leases);
         self.data_plane.set_address(subnet.network());
+        self.rules.follow(Overlay { network: self.claim.config.network, subnet });
         // What the old watch has delivered may be ahead of this listing: follow the store from the listing on.
         self.watch = Watch::start(&self.store, &acquired.snapshot);
         self.resync("new subnet");
@@ -358,6 +376,11 @@ impl<S: LeaseStore, K: Kernel> Running<S, K> {
                 Some(_) => self.timers.renew = Some(now.after(CHECK)),
             }
         }
+        if due(self.timers.rules) {
+            // Somebody may hold the lock of iptables for long: that delays the rules and nothing else.
+            self.timers.rules = None;
+            self.reporter.rules_are_late();
+        }
         if due(self.timers.resync) {
             self.resync("resync");
         } else if due(self.timers.retry) {
@@ -375,7 +398,7 @@ impl<S: LeaseStore, K: Kernel> Running<S, K> {
 
 impl Timers {
     fn next(&self) -> Option<BootTime> {
-        [self.renew, self.retry, self.resync].into_iter().flatten().min()
+        [self.renew, self.retry, self.resync, self.rules].into_iter().flatten().min()
     }
 }
 

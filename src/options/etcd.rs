@@ -6,10 +6,13 @@ use std::path::PathBuf;
 use http::Uri;
 
 use super::secret::Secret;
+use crate::store::Api;
 
 /// How to reach etcd, and where in it everything is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Etcd {
+    /// Which of etcd's two stores holds the leases.
+    pub api: Api,
     /// The members; at least one.
     pub endpoints: Vec<Endpoint>,
     /// The key below which everything is.

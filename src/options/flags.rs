@@ -119,6 +119,12 @@ const fn int(
 
 const ETCD_ONLY: &str = "leases in etcd (kube-subnet-mgr=false, see etcd-endpoints and etcd-prefix)";
 
+/// `etcd-api`
+pub const ETCD_API: Flag = text(
+    "etcd-api",
+    "auto",
+    "which of etcd's two stores holds the leases: v2, v3, or auto for the one that holds the network config",
+);
 /// `etcd-cafile`
 pub const ETCD_CAFILE: Flag =
     text("etcd-cafile", "", "PEM file with the certificates that may have signed etcd's own");
@@ -143,6 +149,12 @@ pub const ETCD_PREFIX: Flag = text(
 );
 /// `etcd-username`
 pub const ETCD_USERNAME: Flag = text("etcd-username", "", "user name for etcd");
+/// `firewall`
+pub const FIREWALL: Flag = text(
+    "firewall",
+    "auto",
+    "where masquerade and forward rules stand: nftables, iptables, or auto for what fits this host",
+);
 /// `healthz-ip`
 pub const HEALTHZ_IP: Flag =
     text("healthz-ip", "0.0.0.0", "address on which /healthz, /readyz and /metrics are served");
@@ -172,8 +184,10 @@ pub const IP_BLACKHOLE_ROUTE: Flag =
     boolean("ip-blackhole-route", false, "keep a blackhole route for the node's own subnet")
         .not_built("false", "ip-blackhole-route=false");
 /// `ip-masq`
-pub const IP_MASQ: Flag = boolean("ip-masq", false, "masquerade traffic that leaves the overlay network")
-    .not_built("false", "ip-masq=false");
+pub const IP_MASQ: Flag = boolean("ip-masq", false, "masquerade traffic that leaves the overlay network");
+/// `ip-masq-exclude`
+pub const IP_MASQ_EXCLUDE: Flag =
+    text("ip-masq-exclude", "", "CIDRs, separated by commas, to which pods keep their own source address");
 /// `ip-masq-fully-random-disable`
 pub const IP_MASQ_FULLY_RANDOM_DISABLE: Flag = boolean(
     "ip-masq-fully-random-disable",
@@ -182,8 +196,7 @@ pub const IP_MASQ_FULLY_RANDOM_DISABLE: Flag = boolean(
 );
 /// `iptables-forward-rules`
 pub const IPTABLES_FORWARD_RULES: Flag =
-    boolean("iptables-forward-rules", true, "accept forwarded traffic from and to the overlay network")
-        .not_built("false", "iptables-forward-rules=false");
+    boolean("iptables-forward-rules", true, "accept forwarded traffic from and to the overlay network");
 /// `iptables-resync`
 pub const IPTABLES_RESYNC: Flag = int(
     "iptables-resync",
@@ -270,6 +283,7 @@ pub const VMODULE: Flag =
 
 /// Every option, sorted by name.
 pub const ALL: &[Flag] = &[
+    ETCD_API,
     ETCD_CAFILE,
     ETCD_CERTFILE,
     ETCD_ENDPOINTS,
@@ -277,6 +291,7 @@ pub const ALL: &[Flag] = &[
     ETCD_PASSWORD,
     ETCD_PREFIX,
     ETCD_USERNAME,
+    FIREWALL,
     HEALTHZ_IP,
     HEALTHZ_PORT,
     IFACE,
@@ -284,6 +299,7 @@ pub const ALL: &[Flag] = &[
     IFACE_REGEX,
     IP_BLACKHOLE_ROUTE,
     IP_MASQ,
+    IP_MASQ_EXCLUDE,
     IP_MASQ_FULLY_RANDOM_DISABLE,
     IPTABLES_FORWARD_RULES,
     IPTABLES_RESYNC,

@@ -4,12 +4,15 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use ipnetwork::Ipv4Network;
+
 use super::error::OptionsError;
 use super::etcd::{Credentials, Endpoint, Etcd, Identity, Prefix, Tls};
 use super::flags::{self, Flag};
 use super::raw::Origin;
 use super::secret::Secret;
 use super::settings::{Setting, Settings};
+use crate::firewall::Preference;
 
 /// All options.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -53,7 +56,7 @@ pub struct LeaseTimes {
 }
 
 /// Which firewall rules are wanted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Firewall {
     /// Masquerade what leaves the overlay network.
     pub ip_masq: bool,
@@ -63,6 +66,10 @@ pub struct Firewall {
     pub resync: Duration,
     /// Draw source ports at random when masquerading.
     pub fully_random: bool,
+    /// Which firewall holds the rules.
+    pub preference: Preference,
+    /// Destinations that see a pod's own address.
+    pub exclude: Vec<Ipv4Network>,
 }
 
 impl Options {
@@ -75,7 +82,7 @@ impl Options {
                 &settings.get(&flags::SUBNET_LEASE_RENEW_MARGIN),
                 &settings.get(&flags::SUBNET_LEASE_TTL),
             )?,
-            firewall: firewall(settings),
+            firewall: firewall(settings)?,
             health: health(&settings.get(&flags::HEALTHZ_IP), settings.get(&flags::HEALTHZ_PORT).int())?,
             verbosity: clamped(settings.get(&flags::V).int()),
         })
@@ -92,7 +99,9 @@ impl Options {
 
 fn etcd(settings: &Settings) -> Result<Etcd, OptionsError> {
     let prefix = settings.get(&flags::ETCD_PREFIX);
+    let api = settings.get(&flags::ETCD_API);
     Ok(Etcd {
+        api: api.text().parse().map_err(|_| api.bad("auto, v2 or v3"))?,
         endpoints: endpoints(&settings.get(&flags::ETCD_ENDPOINTS))?,
         prefix: Prefix::clean(prefix.text())
             .ok_or_else(|| prefix.bad("a key such as /coreos.com/network"))?,
@@ -177,13 +186,26 @@ fn lease(margin: &Setting, ttl: &Setting) -> Result<LeaseTimes, OptionsError> {
     Ok(LeaseTimes { ttl: ttl_time, renew_margin: margin_time })
 }
 
-fn firewall(settings: &Settings) -> Firewall {
-    Firewall {
+fn firewall(settings: &Settings) -> Result<Firewall, OptionsError> {
+    let preference = settings.get(&flags::FIREWALL);
+    Ok(Firewall {
         ip_masq: settings.get(&flags::IP_MASQ).bool(),
         forward_rules: settings.get(&flags::IPTABLES_FORWARD_RULES).bool(),
         resync: Duration::from_secs(settings.get(&flags::IPTABLES_RESYNC).int().unsigned_abs()),
         fully_random: !settings.get(&flags::IP_MASQ_FULLY_RANDOM_DISABLE).bool(),
-    }
+        preference: preference.text().parse().map_err(|_| preference.bad("auto, nftables or iptables"))?,
+        exclude: cidrs(&settings.get(&flags::IP_MASQ_EXCLUDE))?,
+    })
+}
+
+/// CIDRs separated by commas, host bits dropped.
+fn cidrs(setting: &Setting) -> Result<Vec<Ipv4Network>, OptionsError> {
+    let parse = |text: &str| {
+        let cidr: Option<Ipv4Network> = text.trim().parse().ok();
+        let cidr = cidr.and_then(|cidr| Ipv4Network::new(cidr.network(), cidr.prefix()).ok());
+        cidr.ok_or_else(|| setting.bad("IPv4 CIDRs such as 192.168.0.0/16, separated by commas"))
+    };
+    optional(setting).map_or_else(|| Ok(Vec::new()), |text| text.split(',').map(parse).collect())
 }
 
 /// The address is checked even when nothing is served: a typo is an error. An empty one means all of IPv4, as in Go.

@@ -36,6 +36,7 @@ fn effective(configured: &Configured, name: &str) -> (String, Origin) {
 
 /// Each flag, its default, a value that can be given, and how that is shown.
 const CONTRACT: &[(&str, &str, &str, &str)] = &[
+    ("etcd-api", "auto", "v3", "v3"),
     ("etcd-cafile", "", "/etc/ca.pem", "/etc/ca.pem"),
     ("etcd-certfile", "", "/etc/cert.pem", "/etc/cert.pem"),
     (
@@ -48,6 +49,7 @@ const CONTRACT: &[(&str, &str, &str, &str)] = &[
     ("etcd-password", "", "hunter2", "***"),
     ("etcd-prefix", "/coreos.com/network", "/x", "/x"),
     ("etcd-username", "", "bob", "bob"),
+    ("firewall", "auto", "nftables", "nftables"),
     ("healthz-ip", "0.0.0.0", "127.0.0.1", "127.0.0.1"),
     ("healthz-port", "0", "0x1F90", "8080"),
     ("iface", "", "wg0", "wg0"),
@@ -55,6 +57,7 @@ const CONTRACT: &[(&str, &str, &str, &str)] = &[
     ("iface-regex", "", "^10\\.", "^10\\."),
     ("ip-blackhole-route", "false", "F", "false"),
     ("ip-masq", "false", "0", "false"),
+    ("ip-masq-exclude", "", "192.168.0.0/16,172.16.0.0/12", "192.168.0.0/16,172.16.0.0/12"),
     ("ip-masq-fully-random-disable", "false", "T", "true"),
     ("iptables-forward-rules", "true", "False", "false"),
     ("iptables-resync", "5", "1_0", "10"),
@@ -201,6 +204,12 @@ fn messages_name_the_option_as_typed_and_the_cure() {
             "unexpected word \"true\" after -ip-masq: write -ip-masq=true",
         ),
         (&["-ip-masq=yes"], "-ip-masq=yes: expected true or false"),
+        (&["-firewall=ufw"], "-firewall=ufw: expected auto, nftables or iptables"),
+        (&["-etcd-api=both"], "-etcd-api=both: expected auto, v2 or v3"),
+        (
+            &["-ip-masq-exclude=10.0.0.0/8,x"],
+            "-ip-masq-exclude=10.0.0.0/8,x: expected IPv4 CIDRs such as 192.168.0.0/16, separated by commas",
+        ),
         (&["-ip-masq="], "-ip-masq=: expected true or false"),
         (&["-v=much"], "-v=much: expected an integer up to 2147483647 (int)"),
         (&["-healthz-port=65536"], "-healthz-port=65536: expected an integer up to 65535 (port)"),
@@ -278,7 +287,6 @@ fn an_unknown_variable_of_ours_is_one_warning() {
 /// What is not built, with a value that is refused. Shrinks as features arrive.
 const NOT_BUILT: &[(&str, &str)] = &[
     ("ip-blackhole-route", "true"),
-    ("ip-masq", "true"),
     ("kube-annotation-prefix", "x"),
     ("kube-api-url", "https://k:6443"),
     ("kube-subnet-mgr", "true"),

@@ -140,11 +140,11 @@ pub enum StoreError {
     Config(String),
 }
 
-/// The store that the options name. Nothing is contacted yet.
+/// The stores that the options name, of which one is to be chosen. Nothing is contacted yet.
 ///
 /// # Errors
 /// When a file for TLS is unusable.
-pub fn open(etcd: &crate::options::Etcd) -> Result<Etcd<EtcdV3>, StoreError> {
+pub fn open(etcd: &crate::options::Etcd) -> Result<Candidates, StoreError> {
     let identity = etcd.tls.identity.as_ref();
     let login = etcd.credentials.as_ref();
     let config = Config {
@@ -158,8 +158,7 @@ pub fn open(etcd: &crate::options::Etcd) -> Result<Etcd<EtcdV3>, StoreError> {
         username: login.map(|login| login.username.clone()).unwrap_or_default(),
         password: login.map(|login| login.password.expose().to_owned()).unwrap_or_default(),
     };
-    tls::check(&config)?;
-    Ok(Etcd::new(EtcdV3::new(&config)?, &config.prefix))
+    Candidates::new(&config, etcd.api)
 }
 
 /// Reads and conditionally writes leases. Cheap to clone; clones share the connection.
