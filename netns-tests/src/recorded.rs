@@ -4,13 +4,13 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use serde_json::{Map, Value};
 
 use crate::flanneld::SUBNET_FILE;
 use crate::lab::{Lab, Spec};
 use crate::node::Node;
-use crate::observe::sorted;
+use crate::observe::{difference, sorted};
 use crate::underlay::Underlay;
 
 /// Attributes that depend on the kernel and on iproute2, not on the daemon (README of the recordings).
@@ -233,6 +233,24 @@ impl DeviceState {
             &json("neigh.json")?,
             &json("fdb.json")?,
         ))
+    }
+
+    /// Fails with what is too much and what is missing when this is not as expected.
+    ///
+    /// # Errors
+    /// When it differs.
+    pub fn ensure_equals(&self, expected: &Self) -> Result<()> {
+        let one = |value: &Value| vec![value.clone()];
+        let differences: Vec<String> = [
+            difference("link", &one(&self.link), &one(&expected.link)),
+            difference("address", &one(&self.addresses), &one(&expected.addresses)),
+            difference("route", &self.routes, &expected.routes),
+            difference("neighbour", &self.neighbours, &expected.neighbours),
+            difference("FDB entry", &self.fdb, &expected.fdb),
+        ]
+        .concat();
+        ensure!(differences.is_empty(), "the device differs:\n{}", differences.join("\n"));
+        Ok(())
     }
 
     fn new(link: &Value, addresses: &Value, routes: &Value, neighbours: &Value, fdb: &Value) -> Self {

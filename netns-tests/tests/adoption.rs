@@ -3,7 +3,7 @@
 
 use std::os::unix::fs::MetadataExt;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use netns_tests::lab::DEVICE;
 use netns_tests::monitor::Recorder;
 use netns_tests::recorded::{DeviceState, Recorded};
@@ -18,13 +18,13 @@ fn a_go_node_is_adopted_without_a_change() -> Result<()> {
         recorded.put_leases(&lab)?;
         recorded.install(node)?;
         let installed = DeviceState::observe(node, DEVICE)?;
-        assert_eq!(installed, DeviceState::recorded(&recorded)?, "{version}: installed as recorded");
+        installed.ensure_equals(&DeviceState::recorded(&recorded)?).context("installed as recorded")?;
         let before = std::fs::metadata(node.host_path("/run/flannel/subnet.env"))?.ino();
         let recorder = Recorder::start(node)?;
         let daemon = lab.flanneld(1)?;
         lab.wait_node_converged(&daemon)?;
         assert_eq!(recorder.changes(DEVICE)?, Vec::<String>::new(), "{version}");
-        assert_eq!(DeviceState::observe(node, DEVICE)?, installed, "{version}");
+        DeviceState::observe(node, DEVICE)?.ensure_equals(&installed).context(version)?;
         // The recorded node masqueraded; without -ip-masq the file must differ in that line.
         let expected = recorded.text("subnet.env")?.replace("=true", "=false");
         assert_eq!(node.read("/run/flannel/subnet.env")?, expected, "{version}");
@@ -47,8 +47,7 @@ fn entries_go_left_behind_for_departed_and_changed_peers_are_removed() -> Result
     node.run("bridge fdb add 02:00:00:00:00:0b dev flannel.1 dst 10.8.0.112 self permanent")?;
     let daemon = lab.flanneld(1)?;
     lab.wait_node_converged(&daemon)?;
-    assert_eq!(DeviceState::observe(node, DEVICE)?, DeviceState::recorded(&recorded)?);
-    Ok(())
+    DeviceState::observe(node, DEVICE)?.ensure_equals(&DeviceState::recorded(&recorded)?)
 }
 
 #[test]
