@@ -3,12 +3,13 @@
 use std::process::ExitCode;
 
 use anyhow::Context;
-use flanneld::clock::Clock;
-use flanneld::daemon::{self, Outputs, Reporter, Settings};
-use flanneld::kernel::LinuxKernel;
+use flanneld::clock::{Clock, Now};
+use flanneld::daemon::{self, Reporter, Settings};
+use flanneld::health::Limits;
+use flanneld::kernel::{LinuxKernel, ReceiveBuffers};
 use flanneld::notify::Notifier;
 use flanneld::options::{self, Configured, Invocation};
-use flanneld::subnet_env::file;
+use flanneld::subnet_env::{Previous, file};
 use flanneld::{health, logging, store};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::{error, info, warn};
@@ -28,7 +29,11 @@ fn main() -> ExitCode {
 }
 
 fn run(configured: &Configured) -> ExitCode {
-    logging::init(configured.options.verbosity);
+    if let Err(error) =
+        logging::init(configured.options.verbosity, std::env::var_os("JOURNAL_STREAM").as_deref())
+    {
+        eprintln!("flanneld: cannot log: {error}");
+    }
     info!(version = env!("CARGO_PKG_VERSION"), options = %configured.given(), "flanneld starts");
     for warning in &configured.warnings {
         warn!("{warning}");
@@ -47,20 +52,27 @@ fn run(configured: &Configured) -> ExitCode {
 async fn serve(configured: &Configured) -> anyhow::Result<()> {
     let stop = stop_signal()?;
     let options = &configured.options;
-    let previous = file::read_previous(&options.subnet_file);
+    let previous = file::read_previous(&options.subnet_file).unwrap_or_else(|error| {
+        warn!(%error, "the subnet of a former start is not known");
+        Previous::default()
+    });
+    for ignored in &previous.ignored {
+        warn!(file = %options.subnet_file.display(), "{ignored}");
+    }
     let machine_id = std::fs::read_to_string("/etc/machine-id").ok();
     let settings = Settings::new(options, machine_id.as_deref(), &previous);
     let notifier = Notifier::new(std::env::var_os("NOTIFY_SOCKET"))?;
-    let (reporter, outputs) = Reporter::new(notifier);
+    let (reporter, pings, sources) = Reporter::new(notifier, || Now::Boot.now().0);
     if let Some(address) = options.health {
-        let server = health::Server::bind(address).await?;
-        tokio::spawn(serve_health(server, outputs));
+        let listener = health::bind(address).await?;
+        info!(%address, "health and metrics are served");
+        tokio::spawn(health::serve(listener, sources, Limits::default(), std::future::pending()));
     }
     let clock = Clock::boot().context("get a timer from the kernel")?;
-    let kernel = LinuxKernel::new()?;
-    let store = store::connect(&options.etcd)?;
-    daemon::run(settings, store, kernel, (clock, reporter), stop).await?;
-    info!("flanneld stops; device, routes, rules, subnet.env and lease stay");
+    let kernel = LinuxKernel::open(ReceiveBuffers::default())?;
+    let store = store::open(&options.etcd)?;
+    daemon::run(settings, store, kernel, (clock, reporter, pings), stop).await?;
+    info!("flanneld stops; device, routes, subnet.env and lease stay");
     Ok(())
 }
 

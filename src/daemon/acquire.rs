@@ -15,43 +15,43 @@ use crate::store::{Held, LeaseStore, Record, Renewal, Snapshot, StoreError, Writ
 #[derive(Debug, Clone)]
 pub(super) struct Claim {
     /// The network to lease from.
-    pub config: NetworkConfig,
+    pub(super) config: NetworkConfig,
     /// Our public IP.
-    pub public_ip: Ipv4Addr,
+    pub(super) public_ip: Ipv4Addr,
     /// Our machine.
-    pub node_id: Option<NodeId>,
+    pub(super) node_id: Option<NodeId>,
     /// The subnet we had before.
-    pub previous: Option<Ipv4Network>,
+    pub(super) previous: Option<Ipv4Network>,
     /// The MAC of our device, if it exists and can be kept.
-    pub device_mac: Option<MacAddr>,
+    pub(super) device_mac: Option<MacAddr>,
     /// A MAC to publish when neither the device nor our lease has one.
-    pub fresh_mac: MacAddr,
+    pub(super) fresh_mac: MacAddr,
     /// How long the lease shall live.
-    pub ttl: Duration,
+    pub(super) ttl: Duration,
 }
 
 /// Our lease, counted on the local clock.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct OwnLease {
     /// The key as we know it.
-    pub held: Held,
+    pub(super) held: Held,
     /// When it runs out unless it is renewed; `None` for a reservation.
-    pub expires: Option<BootTime>,
+    pub(super) expires: Option<BootTime>,
     /// When it was last confirmed by the store.
-    pub confirmed: BootTime,
+    pub(super) confirmed: BootTime,
 }
 
 impl OwnLease {
     /// Counts from the moment the request was sent, so that we never believe in the lease longer than the store does.
     #[must_use]
-    pub fn new(held: Held, sent: BootTime) -> Self {
+    pub(super) fn new(held: Held, sent: BootTime) -> Self {
         let expires = held.ttl.map(|ttl| sent.after(ttl));
         Self { held, expires, confirmed: sent }
     }
 
     /// The MAC that the peers know.
     #[must_use]
-    pub fn mac(&self) -> Option<MacAddr> {
+    pub(super) fn mac(&self) -> Option<MacAddr> {
         self.held.attrs.vxlan.map(|data| data.mac)
     }
 }
@@ -60,9 +60,9 @@ impl OwnLease {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Acquired {
     /// Our lease.
-    pub lease: OwnLease,
+    pub(super) lease: OwnLease,
     /// The listing it was decided on; a watch from its end misses nothing.
-    pub snapshot: Snapshot,
+    pub(super) snapshot: Snapshot,
 }
 
 /// Why there is no lease.
@@ -105,7 +105,7 @@ pub(super) enum AcquireError {
 impl AcquireError {
     /// Whether time alone can cure it.
     #[must_use]
-    pub fn is_fatal(&self) -> bool {
+    pub(super) fn is_fatal(&self) -> bool {
         matches!(self, Self::SamePublicIp { .. } | Self::Store(StoreError::Config(_)))
     }
 }
@@ -187,7 +187,7 @@ async fn adopt<S: LeaseStore>(
         match prolong(store, claim, held(lease.subnet, attrs.clone(), record)).await? {
             Some(written) => return Ok(written),
             None => {
-                debug!(subnet = %lease.subnet, "lease has another TTL than configured and is written anew")
+                debug!(subnet = %lease.subnet, "lease has another TTL than configured and is written anew");
             }
         }
     }

@@ -25,13 +25,13 @@ const RETRY: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub(super) struct Started {
     /// The interface below the tunnel.
-    pub external: ExternalInterface,
+    pub(super) external: ExternalInterface,
     /// The device to make.
-    pub vtep: Vtep,
+    pub(super) vtep: Vtep,
     /// What the claim was made from; a later claim starts from it.
-    pub claim: Claim,
+    pub(super) claim: Claim,
     /// The lease and the listing it was decided on.
-    pub acquired: Acquired,
+    pub(super) acquired: Acquired,
 }
 
 /// Runs the start up to the lease.

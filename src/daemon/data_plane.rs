@@ -28,9 +28,9 @@ const ROUNDS: usize = 3;
 #[derive(Debug)]
 pub(super) struct DataPlane<K> {
     /// The kernel.
-    pub kernel: K,
+    pub(super) kernel: K,
     /// All leases, judged from our point of view.
-    pub leases: LeaseSet,
+    pub(super) leases: LeaseSet,
     vtep: Vtep,
     address: Ipv4Addr,
     network: Ipv4Network,
@@ -45,22 +45,22 @@ pub(super) struct DataPlane<K> {
 #[derive(Debug, Clone)]
 pub(super) struct Wanted {
     /// The device.
-    pub vtep: Vtep,
+    pub(super) vtep: Vtep,
     /// Its address: the network address of our subnet.
-    pub address: Ipv4Addr,
+    pub(super) address: Ipv4Addr,
     /// The overlay network.
-    pub network: Ipv4Network,
+    pub(super) network: Ipv4Network,
     /// Reach peers on the same link without the tunnel.
-    pub direct_routing: bool,
+    pub(super) direct_routing: bool,
 }
 
 /// What one round changed in the kernel.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Report {
     /// What succeeded, by kind: steps on the device, operations on entries.
-    pub done: BTreeMap<OperationKind, u64>,
+    pub(super) done: BTreeMap<OperationKind, u64>,
     /// Operations that failed.
-    pub failed: BTreeMap<OperationKind, u64>,
+    pub(super) failed: BTreeMap<OperationKind, u64>,
 }
 
 impl Report {
@@ -71,14 +71,14 @@ impl Report {
 
     /// Nothing was done and nothing failed.
     #[must_use]
-    pub fn is_empty(&self) -> bool {
+    pub(super) fn is_empty(&self) -> bool {
         *self == Self::default()
     }
 }
 
 impl<K: Kernel> DataPlane<K> {
     /// A data plane that has not looked at the kernel yet.
-    pub fn new(kernel: K, leases: LeaseSet, wanted: Wanted) -> Self {
+    pub(super) fn new(kernel: K, leases: LeaseSet, wanted: Wanted) -> Self {
         Self {
             kernel,
             leases,
@@ -94,22 +94,22 @@ impl<K: Kernel> DataPlane<K> {
     }
 
     /// The device as it should be.
-    pub fn vtep(&self) -> &Vtep {
+    pub(super) fn vtep(&self) -> &Vtep {
         &self.vtep
     }
 
     /// What is watched and observed.
-    pub fn scope(&self) -> Scope {
+    pub(super) fn scope(&self) -> Scope {
         Scope { vtep: self.vtep.name.clone(), parent: self.vtep.parent.clone(), network: self.network }
     }
 
     /// Gives the device another address; takes effect with the next `resync`.
-    pub fn set_address(&mut self, address: Ipv4Addr) {
+    pub(super) fn set_address(&mut self, address: Ipv4Addr) {
         self.address = address;
     }
 
     /// How many peers have an entry that could not be programmed.
-    pub fn failed_peers(&self) -> usize {
+    pub(super) fn failed_peers(&self) -> usize {
         let mut peers: BTreeSet<Ipv4Network> = self.conflicts.keys().copied().collect();
         for key in self.failed.keys() {
             match *key {
@@ -122,7 +122,7 @@ impl<K: Kernel> DataPlane<K> {
     }
 
     /// Whether something is left to try again.
-    pub fn has_failures(&self) -> bool {
+    pub(super) fn has_failures(&self) -> bool {
         !self.failed.is_empty() || !self.conflicts.is_empty()
     }
 
@@ -131,7 +131,7 @@ impl<K: Kernel> DataPlane<K> {
     /// # Errors
     /// When the kernel cannot be read or the device cannot be made right. Failing entries are no error: they are counted,
     /// and tried again by `retry`.
-    pub fn resync(&mut self) -> Result<Report, KernelError> {
+    pub(super) fn resync(&mut self) -> Result<Report, KernelError> {
         let scope = self.scope();
         let mut observed = self.kernel.observe(&scope)?;
         let steps = device::steps(&self.vtep, self.address, self.network, observed.vtep.as_ref());
@@ -172,7 +172,7 @@ impl<K: Kernel> DataPlane<K> {
     }
 
     /// Programs what a change of leases concerns.
-    pub fn on_leases(&mut self, touched: &Touched) -> Report {
+    pub(super) fn on_leases(&mut self, touched: &Touched) -> Report {
         self.find_direct(touched.subnets.clone());
         self.make_right(&keys_of(touched))
     }
@@ -181,7 +181,7 @@ impl<K: Kernel> DataPlane<K> {
     ///
     /// # Errors
     /// When the device had to be looked at again and could not be made right.
-    pub fn on_changes(&mut self, changes: &[Change]) -> Result<Report, KernelError> {
+    pub(super) fn on_changes(&mut self, changes: &[Change]) -> Result<Report, KernelError> {
         if changes.iter().any(|change| change.key().is_none()) {
             return self.resync();
         }
@@ -190,7 +190,7 @@ impl<K: Kernel> DataPlane<K> {
     }
 
     /// Tries what failed once more.
-    pub fn retry(&mut self) -> Report {
+    pub(super) fn retry(&mut self) -> Report {
         let mut keys: BTreeSet<EntryKey> = std::mem::take(&mut self.failed).into_keys().collect();
         keys.extend(std::mem::take(&mut self.conflicts).into_keys().map(EntryKey::Routes));
         self.make_right(&keys)

@@ -20,7 +20,7 @@ use std::time::Duration;
 
 use ipnetwork::Ipv4Network;
 
-pub use reporter::{Outputs, Ping, Pings, Reporter};
+pub use reporter::{Pings, Reporter};
 use subnet_file::SubnetFile;
 
 use crate::clock::Clock;

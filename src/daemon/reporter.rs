@@ -5,12 +5,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, watch};
 use tracing::{debug, error, info, warn};
 
 use super::acquire::OwnLease;
 use super::data_plane::Report;
-use crate::clock::{BootTime, Now};
+use crate::health::{Ping, Sources};
+use crate::logging::{Recurring, Tell};
 use crate::metrics::{Metrics, RepairKind};
 use crate::model::Mtu;
 use crate::model::ext_iface::ExternalInterface;
@@ -24,37 +25,21 @@ const EXTEND: Duration = Duration::from_secs(60);
 /// A trouble that lasts is mentioned again after this.
 const REMIND: Duration = Duration::from_secs(300);
 
-/// A question whether the main loop still turns; answering it is the proof.
-pub type Ping = oneshot::Sender<()>;
-
-/// What health and metrics are served from.
-#[derive(Debug, Clone)]
-pub struct Outputs {
-    /// The status as last published.
-    pub status: watch::Receiver<Status>,
-    /// Counters.
-    pub metrics: Arc<Metrics>,
-    /// Where to ask whether the loop turns.
-    pub pings: mpsc::Sender<Ping>,
-    /// The clock that the status is counted on.
-    pub now: Now,
-}
-
 /// The loop's end of the questions whether it turns.
 #[derive(Debug)]
 pub struct Pings(mpsc::Receiver<Ping>);
 
 impl Pings {
     /// Answers the next question. Cancel-safe.
-    pub async fn answer(&mut self) {
+    pub(super) async fn answer(&mut self) {
         match self.0.recv().await {
-            Some(ping) => drop(ping.send(())),
+            Some(ping) => ping.answer(),
             None => std::future::pending().await,
         }
     }
 
     /// Answers every question, for as long as there is another loop that turns.
-    pub async fn answer_all(&mut self) {
+    pub(super) async fn answer_all(&mut self) {
         loop {
             self.answer().await;
         }
@@ -68,7 +53,7 @@ pub struct Reporter {
     published: watch::Sender<Status>,
     metrics: Arc<Metrics>,
     notifier: Notifier,
-    now: Now,
+    now: fn() -> Duration,
     said: String,
     ready_sent: bool,
     device: Trouble,
@@ -78,41 +63,41 @@ pub struct Reporter {
 impl Reporter {
     /// A reporter and what is served from it.
     #[must_use]
-    pub fn new(notifier: Notifier, now: Now) -> (Self, Pings, Outputs) {
+    pub fn new(notifier: Notifier, clock: fn() -> Duration) -> (Self, Pings, Sources) {
         let (published, status) = watch::channel(Status::default());
         let (ask, pings) = mpsc::channel(1);
         let metrics = Arc::new(Metrics::default());
-        let outputs = Outputs { status, metrics: metrics.clone(), pings: ask, now };
+        let sources = Sources { status, metrics: metrics.clone(), pings: ask, clock };
         let reporter = Self {
             status: Status::default(),
             published,
             metrics,
             notifier,
-            now,
+            now: clock,
             said: String::new(),
             ready_sent: false,
             device: Trouble::new("flannel device"),
             renewal: Trouble::new("lease renewal"),
         };
-        (reporter, Pings(pings), outputs)
+        (reporter, Pings(pings), sources)
     }
 
     // --- start ---
 
     /// Which store is used.
-    pub fn store(&mut self, describe: String) {
+    pub(super) fn store(&mut self, describe: String) {
         self.status.store.describe = describe;
     }
 
     /// The start waits; systemd is told not to give up.
-    pub fn waiting(&mut self, phase: Phase) {
+    pub(super) fn waiting(&mut self, phase: Phase) {
         self.status.phase = phase;
         self.tell(&[State::ExtendTimeout(EXTEND)]);
         self.publish();
     }
 
     /// The interface was chosen.
-    pub fn chosen(&mut self, external: &ExternalInterface, mtu: Mtu) {
+    pub(super) fn chosen(&mut self, external: &ExternalInterface, mtu: Mtu) {
         self.status.external = Some(status::External {
             name: external.name.clone(),
             address: external.address,
@@ -125,7 +110,13 @@ impl Reporter {
     // --- running ---
 
     /// Publishes where the node stands; tells systemd READY the first time everything is in place.
-    pub fn running(&mut self, lease: Option<&OwnLease>, leases: &LeaseSet, failed: usize, written: bool) {
+    pub(super) fn running(
+        &mut self,
+        lease: Option<&OwnLease>,
+        leases: &LeaseSet,
+        failed: usize,
+        written: bool,
+    ) {
         self.status.lease = lease.and_then(|lease| {
             let mac = lease.mac()?;
             let held = &lease.held;
@@ -142,7 +133,7 @@ impl Reporter {
             Peers { programmed: count(leases.usable().saturating_sub(failed)), failed: count(failed) };
         self.status.skipped = leases.skipped().iter().map(|(skip, count)| (skip.reason(), *count)).collect();
         self.status.subnet_env_written = written;
-        let in_place = written && !self.device.lasts();
+        let in_place = written && !self.device.lasts;
         self.status.first_list_tried |= in_place;
         self.status.phase = if in_place { Phase::Running } else { Phase::Programming };
         if in_place && !self.ready_sent {
@@ -154,14 +145,14 @@ impl Reporter {
     }
 
     /// The daemon stops.
-    pub fn stopping(&mut self) {
+    pub(super) fn stopping(&mut self) {
         self.status.phase = Phase::Stopping;
         self.tell(&[State::Stopping]);
         self.publish();
     }
 
     /// A round of kernel work ended. `repaired`: it put right what somebody else changed.
-    pub fn round(&mut self, report: &Report, took: Duration, repaired: bool) {
+    pub(super) fn round(&mut self, report: &Report, took: Duration, repaired: bool) {
         for (kind, count) in &report.done {
             self.metrics.operations(*kind, true, *count);
             if repaired {
@@ -177,70 +168,69 @@ impl Reporter {
     }
 
     /// A change of leases is in the kernel, so long after it arrived.
-    pub fn converged(&mut self, took: Duration) {
+    pub(super) fn converged(&mut self, took: Duration) {
         self.metrics.convergence.observe(took);
     }
 
     /// The device is right.
-    pub fn device_works(&mut self) {
-        self.device.ends();
+    pub(super) fn device_works(&mut self) {
+        self.device.ends((self.now)());
     }
 
     /// The device cannot be read or made right.
-    pub fn device_fails(&mut self, error: &dyn std::fmt::Display) {
-        self.device.goes_on(&error.to_string(), self.now.now());
+    pub(super) fn device_fails(&mut self, error: &dyn std::fmt::Display) {
+        self.device.goes_on(&error.to_string(), (self.now)());
     }
 
     /// Whether the device was not right the last time.
-    pub fn device_is_failing(&self) -> bool {
-        self.device.lasts()
+    pub(super) fn device_is_failing(&self) -> bool {
+        self.device.lasts
     }
 
     /// The lease was renewed or taken again.
-    pub fn renewed(&mut self) {
+    pub(super) fn renewed(&mut self) {
         debug!("lease confirmed");
-        self.renewal.ends();
+        self.renewal.ends((self.now)());
     }
 
     /// The lease was lost and taken again.
-    pub fn lease_repaired(&mut self) {
+    pub(super) fn lease_repaired(&mut self) {
         self.metrics.repairs(RepairKind::Lease, 1);
     }
 
     /// `subnet.env` had been changed or deleted and was written again.
-    pub fn file_repaired(&mut self) {
+    pub(super) fn file_repaired(&mut self) {
         self.metrics.repairs(RepairKind::SubnetEnv, 1);
     }
 
     /// The lease could not be renewed; `left` is what remains of it.
-    pub fn renewal_fails(&mut self, error: &dyn std::fmt::Display, left: Option<Duration>) {
-        let left = match left {
-            None => String::new(),
-            Some(Duration::ZERO) => {
-                "; the lease has expired, so another node may take this subnet".to_owned()
-            }
-            Some(left) => format!("; the lease lives another {} s", left.as_secs()),
+    pub(super) fn renewal_fails(&mut self, error: &dyn std::fmt::Display, left: Option<Duration>) {
+        let expired = if left == Some(Duration::ZERO) {
+            "; it has expired: another node may take this subnet"
+        } else {
+            ""
         };
-        self.renewal.goes_on(&format!("{error}{left}"), self.now.now());
+        debug!(left_s = left.map(|left| left.as_secs()), "lease is not renewed");
+        self.renewal.goes_on(&format!("{error}{expired}"), (self.now)());
     }
 
     /// The watch on the store is interrupted.
-    pub fn store_down(&mut self, error: &StoreError) {
+    pub(super) fn store_down(&mut self, error: &StoreError) {
         warn!(%error, "the store cannot be watched; peers stay as they are until it is back");
-        self.status.store.link = Link::Down { since: self.now.now().0, error: error.to_string() };
+        self.status.store.link = Link::Down { since: (self.now)(), error: error.to_string() };
         self.status.store.watch_restarts += 1;
     }
 
     /// The watch on the store works.
-    pub fn store_up(&mut self) {
+    pub(super) fn store_up(&mut self) {
         if matches!(self.status.store.link, Link::Down { .. }) {
             info!("the store is watched again");
         }
-        self.status.store.link = Link::Up { since: self.now.now().0 };
+        self.status.store.link = Link::Up { since: (self.now)() };
     }
 
     fn publish(&mut self) {
-        let line = status_line(&self.status, self.now.now().0);
+        let line = status_line(&self.status, (self.now)());
         if line != self.said {
             self.tell(&[State::Status(line.clone())]);
             self.said = line;
@@ -265,32 +255,30 @@ impl Reporter {
 #[derive(Debug)]
 struct Trouble {
     what: &'static str,
-    text: Option<String>,
-    logged: BootTime,
+    recurring: Recurring,
+    lasts: bool,
 }
 
 impl Trouble {
     fn new(what: &'static str) -> Self {
-        Self { what, text: None, logged: BootTime::default() }
+        Self { what, recurring: Recurring::new(REMIND), lasts: false }
     }
 
-    fn lasts(&self) -> bool {
-        self.text.is_some()
-    }
-
-    fn goes_on(&mut self, problem: &str, now: BootTime) {
-        if self.text.is_none() || now.since(self.logged) >= REMIND {
-            error!(%problem, "{} fails; trying again", self.what);
-            self.logged = now;
-        } else {
-            debug!(%problem, "{} still fails", self.what);
+    fn goes_on(&mut self, problem: &str, now: Duration) {
+        self.lasts = true;
+        match self.recurring.failed(problem, now) {
+            Tell::Now => error!(%problem, "{} fails; trying again", self.what),
+            Tell::Lasts { time, failures } => {
+                error!(%problem, failures, seconds = time.as_secs(), "{} still fails", self.what);
+            }
+            Tell::Not => debug!(%problem, "{} still fails", self.what),
         }
-        self.text = Some(problem.to_owned());
     }
 
-    fn ends(&mut self) {
-        if self.text.take().is_some() {
-            info!("{} works again", self.what);
+    fn ends(&mut self, now: Duration) {
+        self.lasts = false;
+        if let Some(ended) = self.recurring.succeeded(now) {
+            info!(failures = ended.failures, seconds = ended.time.as_secs(), "{} works again", self.what);
         }
     }
 }

@@ -92,7 +92,7 @@ enum Outcome {
 
 impl<S: LeaseStore, K: Kernel> Running<S, K> {
     /// Takes over from the start. The kernel is programmed with the first `run`.
-    pub fn new(
+    pub(super) fn new(
         (store, clock, reporter): (S, Clock, Reporter),
         settings: &Settings,
         (claim, acquired): (Claim, Acquired),
@@ -120,7 +120,7 @@ impl<S: LeaseStore, K: Kernel> Running<S, K> {
     ///
     /// # Errors
     /// When only the operator can help. The data plane stays as it is then, as it does after `stop`.
-    pub async fn run(mut self, stop: impl Future<Output = ()>, mut pings: Pings) -> Result<(), Fatal> {
+    pub(super) async fn run(mut self, stop: impl Future<Output = ()>, mut pings: Pings) -> Result<(), Fatal> {
         self.plan_renewal();
         let leases: Vec<RawLease<'_>> = self.first.records.iter().map(raw).collect();
         let touched = self.data_plane.leases.replace(&leases);
@@ -134,7 +134,7 @@ impl<S: LeaseStore, K: Kernel> Running<S, K> {
             tokio::select! {
                 () = &mut stop => break,
                 Some(update) = self.watch.updates.recv() => self.on_update(update),
-                changes = self.data_plane.kernel.changed() => self.on_changes(&changes),
+                changes = self.data_plane.kernel.changed() => self.on_changes(Vec::as_slice(&changes)),
                 outcome = join(&mut self.task) => self.on_outcome(outcome)?,
                 () = self.clock.sleep_until(self.timers.next()) => self.on_timer(),
                 () = pings.answer() => {}
@@ -163,7 +163,7 @@ impl<S: LeaseStore, K: Kernel> Running<S, K> {
         self.after_round(cause, started, result);
     }
 
-    fn on_changes(&mut self, changes: &Vec<Change>) {
+    fn on_changes(&mut self, changes: &[Change]) {
         let started = self.clock.now();
         if changes.contains(&Change::Lost) {
             warn!("kernel notifications were lost; everything is compared again");

@@ -25,7 +25,7 @@ pub(super) struct SubnetFile {
 
 impl SubnetFile {
     /// A file that nobody has looked at yet.
-    pub fn new(settings: &Settings, network: Ipv4Network, mtu: Mtu) -> Self {
+    pub(super) fn new(settings: &Settings, network: Ipv4Network, mtu: Mtu) -> Self {
         Self {
             path: settings.subnet_file.clone(),
             network,
@@ -37,12 +37,12 @@ impl SubnetFile {
     }
 
     /// Whether the file was right when it was looked at last.
-    pub fn is_written(&self) -> bool {
+    pub(super) fn is_written(&self) -> bool {
         self.subnet.is_some()
     }
 
     /// Writes the file unless it says already what it should. Returns whether somebody else had changed what we wrote.
-    pub fn write_if_changed(&mut self, lease: &OwnLease) -> bool {
+    pub(super) fn write_if_changed(&mut self, lease: &OwnLease) -> bool {
         let wanted = SubnetEnv {
             network: self.network,
             subnet: lease.held.subnet,

@@ -74,7 +74,7 @@ impl FakeKernel {
             }
             (DeviceStep::AddAddress(ip), Some(device)) => device.addresses.push((*ip).into()),
             (DeviceStep::DeleteAddress(address), Some(device)) => {
-                device.addresses.retain(|other| other != address)
+                device.addresses.retain(|other| other != address);
             }
             (_, None) => {}
         }

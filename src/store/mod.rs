@@ -131,6 +131,27 @@ pub enum StoreError {
     Config(String),
 }
 
+/// The store that the options name. Nothing is contacted yet.
+///
+/// # Errors
+/// When a file for TLS is unusable.
+pub fn open(etcd: &crate::options::Etcd) -> Result<Etcd<EtcdV3>, StoreError> {
+    let identity = etcd.tls.identity.as_ref();
+    let login = etcd.credentials.as_ref();
+    let config = Config {
+        endpoints: etcd.endpoints.iter().map(ToString::to_string).collect(),
+        prefix: etcd.prefix.as_str().to_owned(),
+        tls: TlsFiles {
+            ca: etcd.tls.ca.clone(),
+            certificate: identity.map(|identity| identity.cert.clone()),
+            key: identity.map(|identity| identity.key.clone()),
+        },
+        username: login.map(|login| login.username.clone()).unwrap_or_default(),
+        password: login.map(|login| login.password.expose().to_owned()).unwrap_or_default(),
+    };
+    Ok(Etcd::new(EtcdV3::new(&config)?, &config.prefix))
+}
+
 /// Reads and conditionally writes leases. Cheap to clone; clones share the connection.
 ///
 /// Every call has a deadline of its own and tries all endpoints before it fails.

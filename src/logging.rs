@@ -1,0 +1,95 @@
+//! Where log lines go and which of them: stderr, levels from `-v`, and the words a lasting trouble is worth.
+
+mod recurring;
+
+use std::ffi::OsStr;
+use std::os::unix::fs::MetadataExt;
+
+use tracing::level_filters::LevelFilter;
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
+use tracing_subscriber::{Layer, fmt};
+
+pub use recurring::{Ended, Recurring, Tell};
+
+/// Sends log lines to stderr from now on. `journal_stream` is `$JOURNAL_STREAM`: if it names stderr, lines carry no time, as the
+/// journal keeps its own.
+///
+/// # Errors
+/// When it was called before.
+pub fn init(verbosity: u8, journal_stream: Option<&OsStr>) -> Result<(), TryInitError> {
+    let lines = fmt::layer().with_writer(std::io::stderr).with_ansi(false).with_target(verbosity > 0);
+    let lines = match is_journal(journal_stream, stderr_identity()) {
+        true => lines.without_time().boxed(),
+        false => lines.boxed(),
+    };
+    tracing_subscriber::registry().with(lines.with_filter(filter(verbosity))).try_init()
+}
+
+/// Libraries only speak when something is wrong, whatever `-v` says.
+fn filter(verbosity: u8) -> Targets {
+    Targets::new().with_target("flanneld", level(verbosity)).with_default(LevelFilter::WARN)
+}
+
+/// 0 is about this node, 1 to 3 about each peer, 4 and more about each message on the wire.
+fn level(verbosity: u8) -> LevelFilter {
+    match verbosity {
+        0 => LevelFilter::INFO,
+        1..=3 => LevelFilter::DEBUG,
+        4.. => LevelFilter::TRACE,
+    }
+}
+
+/// Whether `DEVICE:INODE` of `$JOURNAL_STREAM` is that of stderr (`systemd.exec(5)`). The variable alone says nothing: it is
+/// inherited by whoever is started from a service.
+fn is_journal(journal_stream: Option<&OsStr>, stderr: Option<(u64, u64)>) -> bool {
+    let named = journal_stream.and_then(OsStr::to_str).and_then(|text| text.split_once(':'));
+    let named = named.and_then(|(device, inode)| Some((device.parse().ok()?, inode.parse().ok()?)));
+    named.is_some() && named == stderr
+}
+
+fn stderr_identity() -> Option<(u64, u64)> {
+    let metadata = std::fs::metadata("/proc/self/fd/2").ok()?;
+    Some((metadata.dev(), metadata.ino()))
+}
+
+#[cfg(test)]
+mod tests {
+    use tracing::Level;
+
+    use super::*;
+
+    #[test]
+    fn verbosity_chooses_how_much_we_say_but_not_what_libraries_say() {
+        for (verbosity, most) in
+            [(0, Level::INFO), (1, Level::DEBUG), (3, Level::DEBUG), (4, Level::TRACE), (255, Level::TRACE)]
+        {
+            let filter = filter(verbosity);
+            for level in [Level::ERROR, Level::WARN, Level::INFO, Level::DEBUG, Level::TRACE] {
+                assert_eq!(
+                    filter.would_enable("flanneld::store", &level),
+                    level <= most,
+                    "{verbosity} {level}"
+                );
+                assert_eq!(filter.would_enable("hyper", &level), level <= Level::WARN, "{verbosity} {level}");
+            }
+        }
+    }
+
+    #[test]
+    fn stderr_is_the_journal_only_if_the_variable_names_it() {
+        let stderr = Some((9, 27_000));
+        for (variable, journal) in [
+            (None, false),
+            (Some("9:27000"), true),
+            (Some("9:27001"), false),
+            (Some("27000"), false),
+            (Some("a:b"), false),
+            (Some(""), false),
+        ] {
+            assert_eq!(is_journal(variable.map(OsStr::new), stderr), journal, "{variable:?}");
+        }
+        assert!(!is_journal(Some(OsStr::new("x")), None));
+    }
+}
