@@ -119,7 +119,18 @@ impl Recorded {
             let (dst, gateway) = (field(&entry, "/dst")?, field(&entry, "/gateway")?);
             node.run(&format!("ip route add {dst} via {gateway} dev {device} onlink"))?;
         }
+        self.install_direct_routes(node, &device)?;
         node.write(SUBNET_FILE, &self.text("subnet.env")?)
+    }
+
+    /// The routes of direct routing, which lead through the underlay's device.
+    fn install_direct_routes(&self, node: &Node, device: &str) -> Result<()> {
+        let Ok(routes) = self.text("routes.txt") else { return Ok(()) };
+        for line in routes.lines().filter(|line| line.contains(" via ") && !line.contains(device)) {
+            let route = line.split(" proto ").next().unwrap_or_default();
+            node.run(&format!("ip route add {route} proto boot"))?;
+        }
+        Ok(())
     }
 
     fn install_device(&self, node: &Node) -> Result<()> {

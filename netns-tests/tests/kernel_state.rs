@@ -150,8 +150,9 @@ fn direct_routes_equal_the_recorded_ones_of_go() -> Result<()> {
     let recorded = Recorded::open("v0.28.9/direct-routing")?;
     let (lab, daemon, state) = made_from_the_leases_of(&recorded)?;
     state.ensure_equals(&DeviceState::recorded(&recorded)?)?;
-    let expected: Vec<String> =
-        recorded.text("routes.txt")?.lines().map(|line| line.trim().to_owned()).collect();
+    // Outside of our own device a route is known as ours by its protocol number, where Go writes `boot`.
+    let expected = recorded.text("routes.txt")?.replace("proto boot", "proto 149");
+    let expected: Vec<&str> = expected.lines().map(str::trim).collect();
     lab.eventually(&daemon, "the direct routes", || {
         let found = daemon.node().run("ip -4 -d route")?;
         let found: Vec<&str> = found.lines().map(str::trim).collect();
