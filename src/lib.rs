@@ -16,12 +16,14 @@
 //! | [`options`], [`status`], [`metrics`] | model | I/O |
 //! | [`store`] | model, etcd | kernel, daemon |
 //! | [`kernel`] | model, netlink | store, daemon |
+//! | [`firewall`] | model | store, kernel, daemon |
 //! | [`subnet_env`], [`notify`], [`logging`], [`clock`] | model | each other's business |
 //! | [`health`] | status, metrics | anything that changes state |
 //! | [`daemon`] | all of the above through traits and values | netlink or etcd types |
 
 pub mod clock;
 pub mod daemon;
+pub mod firewall;
 pub mod health;
 pub mod kernel;
 pub mod logging;

@@ -1,10 +1,19 @@
-//! What every store has to do, over the one in memory and a real etcd.
+//! What every store has to do, over the one in memory, a real etcd v3 and a real etcd v2.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test"
+)]
 
 mod store_support;
 
 use std::time::Duration;
 
-use flanneld::store::{Etcd, EtcdV3, Event, Held, LeaseStore, Memory, Record, Renewal, Update, Written};
+use flanneld::store::{
+    Etcd, EtcdV2, EtcdV3, Event, Held, LeaseStore, Memory, Record, Renewal, Update, Written,
+};
 use store_support::{PREFIX, Server, Watching, attrs, eventually, key, name, subnet};
 
 const DAY: Duration = Duration::from_secs(86_400);
@@ -72,6 +81,34 @@ impl Lab for V3 {
         let mut client = self.0.client().await;
         let revision = client.put("/elsewhere", "", None).await.unwrap().header().unwrap().revision();
         client.compact(revision, None).await.unwrap();
+    }
+}
+
+struct V2(Server);
+
+impl Lab for V2 {
+    type Store = Etcd<EtcdV2>;
+
+    fn store(&self) -> Self::Store {
+        Etcd::new(EtcdV2::new(&self.0.config()).unwrap(), PREFIX)
+    }
+
+    async fn set(&self, key: &str, value: &str, ttl: Option<Duration>) {
+        let ttl = ttl.map_or_else(String::new, |ttl| format!("&ttl={}", ttl.as_secs()));
+        // Enough of an encoding for what the tests write.
+        let encode = |text: &str| text.replace('%', "%25").replace('&', "%26").replace(' ', "%20");
+        let answer = self.0.v2("PUT", &encode(key), &format!("value={}{ttl}", encode(value))).await;
+        assert!(answer.contains("\"node\""), "{answer}");
+    }
+
+    async fn remove(&self, key: &str) {
+        self.0.v2("DELETE", key, "").await;
+    }
+
+    async fn forget(&self) {
+        for _ in 0..1001 {
+            self.0.v2("PUT", "/elsewhere", "value=x").await;
+        }
     }
 }
 
@@ -299,6 +336,13 @@ macro_rules! contract {
             $(#[tokio::test]
             async fn $test() {
                 super::$test(super::V3(super::store_support::etcd(&[]).await)).await;
+            })*
+        }
+
+        mod v2 {
+            $(#[tokio::test]
+            async fn $test() {
+                super::$test(super::V2(super::store_support::etcd(&["--enable-v2"]).await)).await;
             })*
         }
     };

@@ -3,6 +3,7 @@
 
 use crate::cidr::Cidr;
 use crate::error::code;
+use crate::log;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -121,14 +122,18 @@ pub fn read(path: &Path) -> Result<SubnetEnv, SubnetEnvError> {
 pub fn wait_for(path: &Path, patience: Duration) -> Result<SubnetEnv, SubnetEnvError> {
     const PAUSE: Duration = Duration::from_millis(50);
     let start = Instant::now();
-    loop {
-        match read(path) {
-            Err(error) if error.may_heal() && start.elapsed() < patience => {
-                std::thread::sleep(PAUSE.min(patience.saturating_sub(start.elapsed())));
-            }
-            outcome => return outcome,
-        }
+    let mut outcome = read(path);
+    if let Err(error) = &outcome
+        && error.may_heal()
+        && !patience.is_zero()
+    {
+        log::note(format_args!("{error}; waiting up to {} s", patience.as_secs()));
     }
+    while outcome.as_ref().is_err_and(SubnetEnvError::may_heal) && start.elapsed() < patience {
+        std::thread::sleep(PAUSE);
+        outcome = read(path);
+    }
+    outcome
 }
 
 /// Understands the text; never panics, whatever the bytes.

@@ -13,6 +13,7 @@ pub mod host;
 pub mod json;
 pub mod lease;
 pub mod lease_set;
+pub mod masquerade;
 pub mod network_config;
 pub mod overlay;
 pub mod state;

@@ -137,7 +137,7 @@ mod tests {
         let endpoints = endpoints.iter().map(|&text| text.to_owned()).collect();
         let config = Config { endpoints, tls: TlsFiles { ca, ..TlsFiles::default() }, ..Config::default() };
         let urls = config.urls().map_err(|error| error.to_string())?;
-        Ok(urls.iter().map(std::string::ToString::to_string).collect())
+        Ok(urls.iter().map(ToString::to_string).collect())
     }
 
     #[test]

@@ -3,18 +3,20 @@
 //! TLS files are read for every connection, so a rotated certificate is used by the next one.
 
 use std::error::Error;
-use std::io;
+use std::io::{self, ErrorKind};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use http::Uri;
+use hyper_util::client::legacy::connect::{Connected, Connection};
 use rustls::pki_types::ServerName;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
+use super::alerts::Alerts;
 use super::config::TlsFiles;
 use super::tls::{self, TlsError};
 
@@ -31,6 +33,13 @@ impl<T: AsyncRead + AsyncWrite + Send> Io for T {}
 /// An open connection.
 pub(super) type Stream = Pin<Box<dyn Io>>;
 
+/// For HTTP's connection pool: nothing to tell about a connection.
+impl Connection for Stream {
+    fn connected(&self) -> Connected {
+        Connected::new()
+    }
+}
+
 /// Why there is no connection. The endpoint is named by whoever asked for it.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ConnectError {
@@ -42,6 +51,8 @@ pub(super) enum ConnectError {
     Silent,
     #[error("TLS: no answer within {} s (is this port plain HTTP?)", HANDSHAKE.as_secs())]
     SilentTls,
+    #[error("TLS: the server broke off the handshake (is this port plain HTTP?)")]
+    BrokenOff,
     #[error("TLS: {0}")]
     Handshake(String),
     #[error(transparent)]
@@ -54,11 +65,17 @@ pub(super) struct Connector {
     files: Arc<TlsFiles>,
     /// What to speak over TLS: `h2` or `http/1.1`.
     protocol: &'static str,
+    alerts: Alerts,
 }
 
 impl Connector {
     pub(super) fn new(files: &TlsFiles, protocol: &'static str) -> Self {
-        Self { files: Arc::new(files.clone()), protocol }
+        Self { files: Arc::new(files.clone()), protocol, alerts: Alerts::default() }
+    }
+
+    /// Why the server of `url` broke off the last connection, if it said so.
+    pub(super) fn last_words(&self, url: &Uri) -> Option<String> {
+        self.alerts.take(url).map(|words| ConnectError::Handshake(words).to_string())
     }
 
     /// Connects to the host of `url`.
@@ -78,7 +95,12 @@ impl Connector {
         let config = tls::client_config(&self.files, self.protocol)?;
         let handshake = TlsConnector::from(Arc::new(config)).connect(name, tcp);
         match tokio::time::timeout(HANDSHAKE, handshake).await {
-            Ok(Ok(stream)) => Ok(Box::pin(stream)),
+            Ok(Ok(stream)) => Ok(Box::pin(self.alerts.listen(&url, stream))),
+            Ok(Err(error))
+                if matches!(error.kind(), ErrorKind::UnexpectedEof | ErrorKind::ConnectionReset) =>
+            {
+                Err(ConnectError::BrokenOff)
+            }
             Ok(Err(error)) => Err(ConnectError::Handshake(tls::in_words(&error))),
             Err(_) => Err(ConnectError::SilentTls),
         }

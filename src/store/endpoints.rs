@@ -2,7 +2,6 @@
 //!
 //! Knows deadlines and whose turn it is; what is asked is a function the caller gives.
 
-use std::fmt::Write as _;
 use std::future::Future;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -40,6 +39,9 @@ pub(super) trait Connect: Send + Sync + 'static {
 
     /// Connects (or prepares to) and logs in.
     fn connect(&self, url: &Uri) -> impl Future<Output = Result<Self::Connection, Failure>> + Send;
+
+    /// What the member said when it broke off the last connection.
+    fn last_words(&self, url: &Uri) -> Option<String>;
 }
 
 /// The members of one cluster.
@@ -166,20 +168,24 @@ impl<C: Connect> Endpoints<C> {
         F: Fn(C::Connection) -> A + Send + Sync,
         A: Future<Output = Result<T, Failure>> + Send,
     {
-        let whole = async {
-            let connection = match member.connection() {
-                Some(connection) => connection,
-                None => {
-                    let connection = self.shared.connect.connect(&member.url).await?;
+        let known = member.connection();
+        let mut answer = match known.clone() {
+            Some(connection) => in_time(limit, attempt(connection)).await,
+            None => match in_time(limit, self.shared.connect.connect(&member.url)).await {
+                Ok(connection) => {
                     member.set(Some(connection.clone()));
-                    connection
+                    in_time(limit, attempt(connection)).await
                 }
-            };
-            attempt(connection).await
+                Err(failure) => Err(failure),
+            },
         };
-        let answer = tokio::time::timeout(limit, whole)
-            .await
-            .unwrap_or_else(|_| Err(Failure::Dead(format!("no answer within {:.1} s", limit.as_secs_f32()))));
+        if let Err(Failure::Dead(reason)) = &mut answer {
+            self.explain(member, reason);
+            // Only the connection may be dead: that is no verdict on the member.
+            if known.is_some() {
+                answer = Err(Failure::Stale(std::mem::take(reason)));
+            }
+        }
         if matches!(answer, Err(Failure::Dead(_) | Failure::Stale(_) | Failure::Config(_))) {
             // A half-open connection would swallow the next request too.
             member.set(None);
@@ -187,8 +193,17 @@ impl<C: Connect> Endpoints<C> {
         answer
     }
 
+    /// Adds what is known beyond HTTP's words.
+    fn explain(&self, member: &Member<C::Connection>, reason: &mut String) {
+        if let Some(words) = self.shared.connect.last_words(&member.url) {
+            *reason = words;
+        } else if is_cut(reason) && member.url.scheme_str() == Some("http") {
+            reason.push_str(" (is this port TLS? then use https://)");
+        }
+    }
+
     fn summary(&self, failures: &[Option<Failure>]) -> StoreError {
-        let mut text = String::new();
+        let mut reasons = Vec::new();
         for (member, failure) in self.shared.members.iter().zip(failures) {
             let reason = match failure {
                 Some(Failure::Config(reason)) => return StoreError::Config(reason.clone()),
@@ -200,9 +215,21 @@ impl<C: Connect> Endpoints<C> {
                 ) => reason,
                 None => "not asked: out of time",
             };
-            let separator = if text.is_empty() { "" } else { "; " };
-            let _ = write!(text, "{separator}{}: {reason}", member.label());
+            reasons.push(format!("{}: {reason}", member.label()));
         }
-        StoreError::Unreachable(text)
+        reasons.sort();
+        StoreError::Unreachable(reasons.join("; "))
     }
+}
+
+async fn in_time<T>(limit: Duration, work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+    match tokio::time::timeout(limit, work).await {
+        Ok(answer) => answer,
+        Err(_) => Err(Failure::Dead(format!("no answer within {:.1} s", limit.as_secs_f32()))),
+    }
+}
+
+/// Whether these are HTTP's words for a connection that the server closed without an answer.
+fn is_cut(reason: &str) -> bool {
+    reason.starts_with("connection closed") || reason.contains("broken pipe")
 }

@@ -39,16 +39,20 @@ impl<K: KeyValue> Etcd<K> {
         format!("{}{}", self.keys.subnets, key_of(subnet))
     }
 
-    /// Writes under `condition`. A lost answer is not a lost write: the key is read again before anything but success is
-    /// reported, and what then stands there decides.
+    /// Writes under `condition`, to live for `ttl` or for ever. A lost answer is not a lost write: the key is read again before
+    /// anything but success is reported, and what then stands there decides.
     async fn write(
         &self,
         subnet: Ipv4Network,
         attrs: &LeaseAttrs,
         condition: Condition,
-        grant: Option<Grant>,
+        ttl: Option<Duration>,
     ) -> Result<Written, StoreError> {
         let by = Instant::now() + CALL;
+        let grant = match ttl {
+            Some(ttl) => Some(self.kv.grant(ttl, by).await?),
+            None => None,
+        };
         let (key, value) = (self.key(subnet), attrs.to_json());
         let lease = grant.map(|grant| grant.id);
         let write = Write { key: &key, value: &value, condition, grant };
@@ -84,10 +88,6 @@ impl<K: KeyValue> Etcd<K> {
         }
     }
 
-    async fn grant(&self, ttl: Duration) -> Result<Grant, StoreError> {
-        self.kv.grant(ttl, Instant::now() + CALL).await
-    }
-
     /// What a renewal means when the store found nothing to prolong.
     async fn after_gone(&self, held: &Held, ttl: Duration) -> Result<Renewal, StoreError> {
         let found = self.kv.get(&self.key(held.subnet), Instant::now() + CALL).await?;
@@ -95,8 +95,7 @@ impl<K: KeyValue> Etcd<K> {
         if !is_ours(&record, held) {
             return Ok(Renewal::Lost(Some(record)));
         }
-        let grant = Some(self.grant(ttl).await?);
-        match self.write(held.subnet, &held.attrs, Condition::At(record.modified), grant).await? {
+        match self.write(held.subnet, &held.attrs, Condition::At(record.modified), Some(ttl)).await? {
             Written::Held(held) => Ok(Renewal::Held(held)),
             Written::Conflict => {
                 Ok(Renewal::Lost(self.kv.get(&self.key(held.subnet), Instant::now() + CALL).await?))
@@ -140,8 +139,7 @@ impl<K: KeyValue> LeaseStore for Etcd<K> {
         attrs: &LeaseAttrs,
         ttl: Duration,
     ) -> Result<Written, StoreError> {
-        let grant = self.grant(ttl).await?;
-        self.write(subnet, attrs, Condition::Absent, Some(grant)).await
+        self.write(subnet, attrs, Condition::Absent, Some(ttl)).await
     }
 
     async fn update(
@@ -151,11 +149,8 @@ impl<K: KeyValue> LeaseStore for Etcd<K> {
         attrs: &LeaseAttrs,
         ttl: Duration,
     ) -> Result<Written, StoreError> {
-        let grant = match record.lease {
-            None => None,
-            Some(_) => Some(self.grant(ttl).await?),
-        };
-        let written = self.write(subnet, attrs, Condition::At(record.modified), grant).await?;
+        let ttl = record.lease.map(|_| ttl);
+        let written = self.write(subnet, attrs, Condition::At(record.modified), ttl).await?;
         if let Written::Held(held) = &written
             && held.lease != record.lease
         {

@@ -5,9 +5,9 @@
 use std::time::Duration;
 
 use etcd_client::{
-    Channel, Client, Compare, CompareOp, ConnectOptions, DeleteOptions, GetOptions, KvClient, LeaseClient,
-    LeaseGrantOptions, LeaseTimeToLiveOptions, PutOptions, ResponseHeader, Txn, TxnOp, WatchClient,
-    WatchOptions, WatchStream,
+    Channel, Client, Compare, CompareOp, ConnectOptions, DeleteOptions, GetOptions, GetResponse, KvClient,
+    LeaseClient, LeaseGrantOptions, LeaseTimeToLiveOptions, PutOptions, ResponseHeader, Txn, TxnOp,
+    WatchClient,
 };
 use http::Uri;
 use hyper_util::rt::TokioIo;
@@ -18,18 +18,17 @@ use super::config::Config;
 use super::connect::Connector;
 use super::endpoints::{Connect, Endpoints, Failure};
 use super::etcd_v3_error::{self as v3_error, failure};
-use super::key_value::{
-    Batch, Broken, Changes, Condition, Grant, KeyValue, Listing, Opened, Refreshed, Write,
-};
-use super::{Event, Record, Revision, StoreError, random};
+use super::etcd_v3_watch::{ChangesV3, Opening, open};
+use super::key_value::{Broken, Condition, Grant, KeyValue, Listing, Opened, Refreshed, Write};
+use super::{Record, Revision, StoreError, random};
 
 /// Pings while a request or watch is open. etcd cuts connections that ping more often than each 5 s.
 const PING: Duration = Duration::from_secs(30);
 const PING_ANSWER: Duration = Duration::from_secs(10);
 /// Largest answer taken: 60 000 leases are about 15 MB. A larger list is read in pages.
 const LARGEST: usize = 64 << 20;
-/// Keys a page, if a list has to be paged: values of 256 KiB still fit.
-const PAGE: i64 = 256;
+/// Keys in the first page, if a list has to be paged; halved until the answers fit.
+const PAGE: i64 = 4096;
 
 /// A cluster that speaks v3.
 #[derive(Clone)]
@@ -45,12 +44,12 @@ struct Dial {
 
 /// One connection, by service.
 #[derive(Clone)]
-struct Connection {
-    kv: KvClient,
+pub(super) struct Connection {
+    pub(super) kv: KvClient,
     lease: LeaseClient,
-    watch: WatchClient,
+    pub(super) watch: WatchClient,
     /// The token of a login runs out; a watch does not notice.
-    logged_in: bool,
+    pub(super) logged_in: bool,
 }
 
 impl EtcdV3 {
@@ -64,25 +63,60 @@ impl EtcdV3 {
         Ok(Self { members: Endpoints::new(dial, config.urls()?) })
     }
 
-    /// One range; by pages at one revision if it is too large for one message.
-    async fn range(&self, folder: &str, by: Instant) -> Result<Listing, StoreError> {
-        let doing = format!("list {folder}");
-        let answer = self
-            .members
-            .call(&doing, by, |connection| async move {
-                match whole(connection.clone(), folder).await {
-                    Err(error) if v3_error::is_too_large(&error) => pages(connection, folder).await,
-                    answer => answer,
+    /// One range; `None` when the answer is larger than [`LARGEST`].
+    async fn range(&self, range: &Range<'_>, by: Instant) -> Result<Option<Page>, StoreError> {
+        self.members
+            .call(&format!("list {}", range.folder), by, |mut connection| async move {
+                match connection.kv.get(range.start.clone(), Some(range.options())).await {
+                    Ok(answer) => Ok(Some(Page::new(answer, range.folder))),
+                    Err(error) if v3_error::is_too_large(&error) => Ok(None),
+                    Err(error) => Err(failure(&error)),
                 }
-                .map_err(|error| failure(&error))
             })
-            .await?;
-        Ok(answer)
+            .await
+    }
+}
+
+/// What to ask a range for.
+struct Range<'a> {
+    folder: &'a str,
+    start: Vec<u8>,
+    /// 0: no limit.
+    limit: i64,
+    /// 0: the newest.
+    revision: Revision,
+}
+
+impl Range<'_> {
+    fn options(&self) -> GetOptions {
+        let revision = i64::try_from(self.revision).unwrap_or(0);
+        GetOptions::new().with_range(end_of(self.folder)).with_limit(self.limit).with_revision(revision)
+    }
+}
+
+/// The answer to a range.
+struct Page {
+    listing: Listing,
+    /// Where the next page starts.
+    next: Option<Vec<u8>>,
+}
+
+impl Page {
+    fn new(mut answer: GetResponse, folder: &str) -> Self {
+        let (revision, cluster) = position(answer.header());
+        let (more, kvs) = (answer.more(), answer.take_kvs());
+        let next = kvs.last().filter(|_| more).map(|kv| [kv.key(), &[0]].concat());
+        let records = kvs.into_iter().map(|kv| record(kv, folder)).collect();
+        Self { listing: Listing { records, revision, cluster }, next }
     }
 }
 
 impl Connect for Dial {
     type Connection = Connection;
+
+    fn last_words(&self, url: &Uri) -> Option<String> {
+        self.connector.last_words(url)
+    }
 
     async fn connect(&self, url: &Uri) -> Result<Connection, Failure> {
         let endpoint = Endpoint::from(url.clone())
@@ -125,53 +159,26 @@ impl Dial {
     }
 }
 
-async fn whole(mut connection: Connection, folder: &str) -> Result<Listing, etcd_client::Error> {
-    let mut answer = connection.kv.get(folder, Some(GetOptions::new().with_prefix())).await?;
-    let (revision, cluster) = position(answer.header());
-    let records = answer.take_kvs().into_iter().map(|kv| record(kv, folder)).collect();
-    Ok(Listing { records, revision, cluster })
-}
-
-async fn pages(mut connection: Connection, folder: &str) -> Result<Listing, etcd_client::Error> {
-    let mut listing = Listing { records: Vec::new(), revision: 0, cluster: 0 };
-    let (mut start, end) = (folder.as_bytes().to_vec(), end_of(folder));
-    loop {
-        let at = i64::try_from(listing.revision).unwrap_or(0);
-        let options = GetOptions::new().with_range(end.clone()).with_limit(PAGE).with_revision(at);
-        let mut answer = connection.kv.get(start, Some(options)).await?;
-        if listing.revision == 0 {
-            (listing.revision, listing.cluster) = position(answer.header());
-        }
-        let (more, kvs) = (answer.more(), answer.take_kvs());
-        let last = kvs.last().map(|kv| kv.key().to_vec());
-        listing.records.extend(kvs.into_iter().map(|kv| record(kv, folder)));
-        match last {
-            Some(key) if more => start = [key, vec![0]].concat(),
-            _ => return Ok(listing),
-        }
-    }
-}
-
 /// The first key behind everything that begins with `folder`, which ends in a slash.
 fn end_of(folder: &str) -> Vec<u8> {
     let stem = folder.strip_suffix('/').unwrap_or(folder);
     format!("{stem}0").into_bytes()
 }
 
-fn position(header: Option<&ResponseHeader>) -> (Revision, u64) {
+pub(super) fn position(header: Option<&ResponseHeader>) -> (Revision, u64) {
     header.map_or((0, 0), |header| (revision(header.revision()), header.cluster_id()))
 }
 
-fn revision(signed: i64) -> Revision {
+pub(super) fn revision(signed: i64) -> Revision {
     Revision::try_from(signed).unwrap_or(0)
 }
 
 /// The key's part behind `folder`.
-fn name_of(key: &[u8], folder: &str) -> String {
+pub(super) fn name_of(key: &[u8], folder: &str) -> String {
     String::from_utf8_lossy(key.strip_prefix(folder.as_bytes()).unwrap_or(key)).into_owned()
 }
 
-fn record(kv: etcd_client::KeyValue, folder: &str) -> Record {
+pub(super) fn record(kv: etcd_client::KeyValue, folder: &str) -> Record {
     let (created, modified) = (revision(kv.create_revision()), revision(kv.mod_revision()));
     let lease = Some(kv.lease()).filter(|&id| id != 0);
     let (key, value) = kv.into_key_value();
@@ -213,7 +220,24 @@ impl KeyValue for EtcdV3 {
     }
 
     async fn list(&self, folder: &str, by: Instant) -> Result<Listing, StoreError> {
-        self.range(folder, by).await
+        let mut range = Range { folder, start: folder.as_bytes().to_vec(), limit: 0, revision: 0 };
+        let mut whole: Option<Listing> = None;
+        loop {
+            let Some(page) = self.range(&range, by).await? else {
+                range.limit = if range.limit == 0 { PAGE } else { (range.limit / 2).max(1) };
+                continue;
+            };
+            let listing = match whole.take() {
+                None => page.listing,
+                Some(mut before) => {
+                    before.records.extend(page.listing.records);
+                    before
+                }
+            };
+            let Some(next) = page.next else { return Ok(listing) };
+            (range.start, range.revision) = (next, listing.revision);
+            whole = Some(listing);
+        }
     }
 
     async fn grant(&self, ttl: Duration, by: Instant) -> Result<Grant, StoreError> {
@@ -314,90 +338,5 @@ impl EtcdV3 {
                 }
             })
             .await
-    }
-}
-
-/// What the store says to a new watch.
-enum Opening {
-    Opened(Box<Opened<ChangesV3>>),
-    Compacted,
-}
-
-async fn open(mut connection: Connection, folder: &str, from: Revision) -> Result<Opening, Failure> {
-    if connection.logged_in {
-        // A request heals a token that ran out; a watch would be cancelled.
-        let options = GetOptions::new().with_count_only();
-        connection.kv.get(folder, Some(options)).await.map_err(|error| failure(&error))?;
-    }
-    let options = WatchOptions::new()
-        .with_prefix()
-        .with_start_revision(i64::try_from(from).unwrap_or(i64::MAX))
-        .with_progress_notify()
-        .with_fragment();
-    let opened = connection.watch.watch(folder, Some(options)).await;
-    let mut stream = opened.map_err(|error| failure(&error))?;
-    let first = stream.message().await.map_err(|error| failure(&error))?;
-    let Some(first) = first else { return Err(Failure::Dead("the watch ended at once".to_owned())) };
-    if first.canceled() {
-        return match first.compact_revision() {
-            0 => Err(v3_error::cancelled(first.cancel_reason())),
-            _ => Ok(Opening::Compacted),
-        };
-    }
-    let (revision, cluster) = position(first.header());
-    let changes = ChangesV3 { stream, folder: folder.to_owned() };
-    Ok(Opening::Opened(Box::new(Opened { changes, revision, cluster })))
-}
-
-/// A watch over gRPC.
-#[derive(Debug)]
-pub struct ChangesV3 {
-    stream: WatchStream,
-    folder: String,
-}
-
-impl ChangesV3 {
-    fn broken(&self, failure: Failure) -> Broken {
-        let doing = || format!("watch {}", self.folder);
-        Broken::Failed(match failure {
-            Failure::Refused(reason) => StoreError::Refused { doing: doing(), reason },
-            Failure::Config(reason) => StoreError::Config(reason),
-            Failure::Dead(reason) | Failure::Busy(reason) | Failure::Stale(reason) => {
-                StoreError::Unreachable(format!("the watch broke: {reason}"))
-            }
-        })
-    }
-
-    fn event(&self, event: &etcd_client::Event) -> Option<Event> {
-        let kv = event.kv()?;
-        // A deleted key has version 0. The event's own type is not asked: an unknown one would panic.
-        Some(match kv.version() {
-            0 => Event::Delete(name_of(kv.key(), &self.folder), revision(kv.mod_revision())),
-            _ => Event::Put(record(kv.clone(), &self.folder)),
-        })
-    }
-}
-
-impl Changes for ChangesV3 {
-    async fn next(&mut self) -> Result<Batch, Broken> {
-        let message = self.stream.message().await;
-        let answer = match message {
-            Ok(Some(answer)) => answer,
-            Ok(None) => return Err(self.broken(Failure::Dead("the server ended it".to_owned()))),
-            Err(error) => return Err(self.broken(failure(&error))),
-        };
-        if answer.canceled() {
-            return Err(match answer.compact_revision() {
-                0 => self.broken(v3_error::cancelled(answer.cancel_reason())),
-                _ => Broken::Compacted,
-            });
-        }
-        // A revision may be split over messages: the last one seen is asked for again.
-        let resume = match answer.events().last().and_then(etcd_client::Event::kv) {
-            Some(kv) => revision(kv.mod_revision()),
-            None => position(answer.header()).0,
-        };
-        let events = answer.events().iter().filter_map(|event| self.event(event)).collect();
-        Ok(Batch { events, resume })
     }
 }

@@ -3,24 +3,32 @@
 //! The daemon sees [`LeaseStore`] and the values below; what speaks to etcd stays in this folder.
 //! Nothing here decides: it lists, writes conditionally and reports. Decisions are in `model::acquire`.
 
+mod alerts;
 mod certificate;
 mod config;
 mod connect;
 mod endpoints;
 mod etcd;
+mod etcd_v2;
+mod etcd_v2_http;
+mod etcd_v2_json;
 mod etcd_v3;
 mod etcd_v3_error;
+mod etcd_v3_watch;
 mod key_value;
 mod memory;
 mod random;
+mod select;
 mod tls;
 mod tls_verify;
 mod watch;
 
 pub use config::{Config, TlsFiles};
 pub use etcd::Etcd;
+pub use etcd_v2::EtcdV2;
 pub use etcd_v3::EtcdV3;
 pub use memory::{Memory, MemoryStore};
+pub use select::{Api, Candidates, Choice, Store};
 
 use std::future::Future;
 use std::time::Duration;
@@ -43,7 +51,8 @@ pub struct Record {
     pub created: Revision,
     /// When the key was last written.
     pub modified: Revision,
-    /// The id of the etcd lease bound to the key. `None`: the key never expires (a reservation).
+    /// The id of the etcd lease bound to the key; 0 in etcd v2, where a key carries its time to live itself. `None`: the key
+    /// never expires (a reservation).
     pub lease: Option<i64>,
 }
 
@@ -149,6 +158,7 @@ pub fn open(etcd: &crate::options::Etcd) -> Result<Etcd<EtcdV3>, StoreError> {
         username: login.map(|login| login.username.clone()).unwrap_or_default(),
         password: login.map(|login| login.password.expose().to_owned()).unwrap_or_default(),
     };
+    tls::check(&config)?;
     Ok(Etcd::new(EtcdV3::new(&config)?, &config.prefix))
 }
 

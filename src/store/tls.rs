@@ -11,9 +11,9 @@ use rustls::pki_types::pem::{Error as PemError, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{AlertDescription, CertificateError, ClientConfig, Error as RustlsError, RootCertStore};
 
-use super::certificate;
-use super::config::TlsFiles;
+use super::config::{Config, TlsFiles};
 use super::tls_verify::{Refusal, Verifier};
+use super::{StoreError, certificate};
 
 /// Why the configured files cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -38,6 +38,8 @@ pub(super) enum TlsError {
     Mismatch { key: PathBuf, certificate: PathBuf, subject: String },
     #[error("the system trusts no certificate authority: install ca-certificates or set {CA}")]
     NoRoots,
+    #[error("TLS cannot be set up: {0}")]
+    Library(String),
 }
 
 const CA: &str = "etcd-cafile";
@@ -50,7 +52,7 @@ pub(super) fn client_config(files: &TlsFiles, protocol: &str) -> Result<ClientCo
     let verifier = Verifier::new(webpki(roots(files)?, &provider)?, files.ca.clone());
     let builder = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
-        .map_err(|error| bad_ca(files, &error))?
+        .map_err(|error| TlsError::Library(error.to_string()))?
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(verifier));
     let mut config = match pair(files)? {
@@ -75,12 +77,12 @@ fn webpki(
         .map_err(|_| TlsError::NoRoots)
 }
 
-fn bad_ca(files: &TlsFiles, error: &RustlsError) -> TlsError {
-    TlsError::BadCertificate {
-        path: files.ca.clone().unwrap_or_default(),
-        option: CA,
-        reason: error.to_string(),
-    }
+fn bad_certificate(path: &Path, option: &'static str, error: &RustlsError) -> TlsError {
+    let reason = match error {
+        RustlsError::InvalidCertificate(CertificateError::BadEncoding) => "it is not X.509".to_owned(),
+        other => other.to_string(),
+    };
+    TlsError::BadCertificate { path: path.to_owned(), option, reason }
 }
 
 /// The certificates that may sign a server's.
@@ -89,11 +91,7 @@ fn roots(files: &TlsFiles) -> Result<RootCertStore, TlsError> {
     match &files.ca {
         Some(path) => {
             for certificate in certificates(path, CA)? {
-                roots.add(certificate).map_err(|error| TlsError::BadCertificate {
-                    path: path.clone(),
-                    option: CA,
-                    reason: error.to_string(),
-                })?;
+                roots.add(certificate).map_err(|error| bad_certificate(path, CA, &error))?;
             }
         }
         None => {
@@ -132,7 +130,7 @@ fn certificates(path: &Path, option: &'static str) -> Result<Vec<CertificateDer<
     let found = found.map_err(|error| TlsError::BadCertificate {
         path: path.to_owned(),
         option,
-        reason: error.to_string(),
+        reason: pem_in_words(&error),
     })?;
     if found.is_empty() {
         return Err(TlsError::NoCertificate { path: path.to_owned(), option });
@@ -144,9 +142,18 @@ fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
     let text = read(path, KEY)?;
     PrivateKeyDer::from_pem_slice(&text).map_err(|error| match error {
         PemError::NoItemsFound => TlsError::NoKey { path: path.to_owned(), hint: key_hint(&text) },
-        // The words of the parser quote nothing of the file.
-        error => TlsError::BadKey { path: path.to_owned(), reason: error.to_string() },
+        error => TlsError::BadKey { path: path.to_owned(), reason: pem_in_words(&error) },
     })
+}
+
+fn pem_in_words(error: &PemError) -> String {
+    match error {
+        PemError::Base64Decode(_) => "its PEM is not base64".to_owned(),
+        PemError::MissingSectionEnd { .. } => {
+            "its PEM has no end (-----END …-----): is the file cut off?".to_owned()
+        }
+        other => other.to_string(),
+    }
 }
 
 fn key_hint(text: &[u8]) -> &'static str {
@@ -165,6 +172,7 @@ fn read(path: &Path, option: &'static str) -> Result<Vec<u8>, TlsError> {
         let reason = match error.kind() {
             io::ErrorKind::NotFound => "there is no such file".to_owned(),
             io::ErrorKind::PermissionDenied => "permission denied".to_owned(),
+            io::ErrorKind::IsADirectory => "is a directory".to_owned(),
             _ => error.to_string(),
         };
         TlsError::Unreadable { path: path.to_owned(), option, reason }
@@ -176,19 +184,8 @@ fn unusable(error: &RustlsError, certificate: &Path, key: &Path, subject: String
         RustlsError::InconsistentKeys(_) => {
             TlsError::Mismatch { key: key.to_owned(), certificate: certificate.to_owned(), subject }
         }
-        RustlsError::InvalidCertificate(reason) => TlsError::BadCertificate {
-            path: certificate.to_owned(),
-            option: CERTIFICATE,
-            reason: bad_encoding(reason),
-        },
+        RustlsError::InvalidCertificate(_) => bad_certificate(certificate, CERTIFICATE, error),
         other => TlsError::BadKey { path: key.to_owned(), reason: other.to_string() },
-    }
-}
-
-fn bad_encoding(reason: &CertificateError) -> String {
-    match reason {
-        CertificateError::BadEncoding => "it is not X.509".to_owned(),
-        other => format!("{other:?}"),
     }
 }
 
@@ -209,6 +206,14 @@ pub(super) fn in_words(error: &io::Error) -> String {
     }
 }
 
+/// What the server said, if it broke off the connection with an alert.
+pub(super) fn alert(error: &io::Error) -> Option<String> {
+    match error.get_ref()?.downcast_ref::<RustlsError>()? {
+        RustlsError::AlertReceived(alert) => Some(alert_in_words(*alert)),
+        _ => None,
+    }
+}
+
 fn alert_in_words(alert: AlertDescription) -> String {
     match alert {
         AlertDescription::CertificateRequired => {
@@ -225,4 +230,13 @@ fn alert_in_words(alert: AlertDescription) -> String {
         ),
         other => format!("the server broke off the handshake ({other:?})"),
     }
+}
+
+/// Reads the files once to find what is wrong with them before anything depends on it. Plain HTTP needs none.
+pub(super) fn check(config: &Config) -> Result<(), StoreError> {
+    let encrypted = config.urls()?.iter().any(|url| url.scheme_str() == Some("https"));
+    if encrypted {
+        client_config(&config.tls, "h2").map_err(|error| StoreError::Config(error.to_string()))?;
+    }
+    Ok(())
 }

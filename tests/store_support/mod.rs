@@ -6,12 +6,15 @@ use std::net::TcpListener;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use flanneld::model::{LeaseAttrs, MacAddr, VxlanData};
 use flanneld::store::{Config, LeaseStore, Revision, Update};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::mpsc::{self, Receiver};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
@@ -156,7 +159,7 @@ async fn ready(mut server: Server, encrypted: bool) -> Option<Server> {
 }
 
 async fn accepts(server: &Server) -> bool {
-    server.log().contains("ready to serve client requests")
+    server.log().contains("serving client requests")
         && tokio::net::TcpStream::connect(server.address()).await.is_ok()
 }
 
@@ -197,6 +200,25 @@ impl Server {
         assert_eq!(unsafe { nix::libc::kill(i32::try_from(self.child.id()).unwrap(), signal) }, 0);
     }
 
+    /// One request to the v2 API, as an operator's `curl` makes it.
+    pub async fn v2(&self, method: &str, key: &str, form: &str) -> String {
+        self.http(method, &format!("/v2/keys{key}"), form).await
+    }
+
+    pub async fn http(&self, method: &str, target: &str, body: &str) -> String {
+        let mut stream = tokio::net::TcpStream::connect(self.address()).await.unwrap();
+        let kind =
+            if body.starts_with('{') { "application/json" } else { "application/x-www-form-urlencoded" };
+        let request = format!(
+            "{method} {target} HTTP/1.0\r\nHost: etcd\r\nContent-Type: {kind}\r\nContent-Length: {}\r\n\r\n{body}",
+            body.len()
+        );
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        answer
+    }
+
     /// A plain client, for what operators and other nodes do.
     pub async fn client(&self) -> etcd_client::Client {
         etcd_client::Client::connect([&self.url], None).await.unwrap()
@@ -219,6 +241,69 @@ pub fn config(servers: &[&Server]) -> Config {
         endpoints: servers.iter().map(|server| server.url.clone()).collect(),
         prefix: PREFIX.to_owned(),
         ..Config::default()
+    }
+}
+
+/// Stands between a store and its server and does what networks do.
+pub struct Proxy {
+    pub url: String,
+    /// How late the server's bytes arrive, in milliseconds.
+    delay: Arc<AtomicU64>,
+    /// Connections older than this are dead, but nobody was told.
+    frozen: Arc<AtomicU64>,
+}
+
+impl Proxy {
+    pub async fn to(server: &Server) -> Self {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let (delay, frozen) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
+        let proxy = Self { url, delay: delay.clone(), frozen: frozen.clone() };
+        let target = server.address().to_owned();
+        tokio::spawn(async move {
+            while let Ok((near, _)) = listener.accept().await {
+                let far = tokio::net::TcpStream::connect(&target).await.unwrap();
+                let born = frozen.load(Ordering::Relaxed);
+                let ((near_in, near_out), (far_in, far_out)) = (near.into_split(), far.into_split());
+                let none = Arc::new(AtomicU64::new(0));
+                tokio::spawn(carry(near_in, far_out, none, (frozen.clone(), born)));
+                tokio::spawn(carry(far_in, near_out, delay.clone(), (frozen.clone(), born)));
+            }
+        });
+        proxy
+    }
+
+    pub fn slow_down(&self, delay: Duration) {
+        self.delay.store(u64::try_from(delay.as_millis()).unwrap(), Ordering::Relaxed);
+    }
+
+    /// Leaves every connection half open. New ones work.
+    pub fn freeze(&self) {
+        self.frozen.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub fn config(&self) -> Config {
+        Config { endpoints: vec![self.url.clone()], prefix: PREFIX.to_owned(), ..Config::default() }
+    }
+}
+
+async fn carry(
+    mut from: OwnedReadHalf,
+    mut to: OwnedWriteHalf,
+    delay: Arc<AtomicU64>,
+    (frozen, born): (Arc<AtomicU64>, u64),
+) {
+    let mut buffer = vec![0; 65_536];
+    while let Ok(count) = from.read(&mut buffer).await {
+        tokio::time::sleep(Duration::from_millis(delay.load(Ordering::Relaxed))).await;
+        let dead = frozen.load(Ordering::Relaxed) > born;
+        if !dead && (count == 0 || to.write_all(&buffer[..count]).await.is_err()) {
+            return;
+        }
+        if count == 0 {
+            // Half open: neither side is to learn of the end.
+            std::future::pending::<()>().await;
+        }
     }
 }
 

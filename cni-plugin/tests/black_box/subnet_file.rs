@@ -1,8 +1,9 @@
 //! Contract, section 5, as ADD sees it, and the bounded wait.
 
-use crate::common::{Bench, V4};
+use crate::common::{Bench, Outcome, V4};
 use serde_json::json;
 use std::fs;
+use std::io::Read;
 
 #[test]
 fn an_absent_file_is_code_11_and_says_what_to_look_at() {
@@ -54,10 +55,14 @@ fn an_unreadable_file_is_code_5() {
 fn with_a_wait_add_goes_on_as_soon_as_the_file_is_whole() {
     let bench = Bench::new();
     bench.subnet_env("FLANNEL_MTU=1472\n");
-    let child = bench.call("ADD").conf(&bench.conf(json!({"subnetFileWaitSeconds": 120}))).start();
+    let mut child = bench.call("ADD").conf(&bench.conf(json!({"subnetFileWaitSeconds": 120}))).start();
+    // It says that it waits before it does.
+    child.stderr.as_mut().unwrap().read_exact(&mut [0]).unwrap();
     fs::write(bench.path("new"), V4).unwrap();
     fs::rename(bench.path("new"), bench.path("subnet.env")).unwrap();
-    crate::common::Outcome::new(&child.wait_with_output().unwrap()).result();
+    let outcome = Outcome::new(&child.wait_with_output().unwrap());
+    outcome.result();
+    assert!(outcome.stderr.contains("waiting up to 120 s"), "{}", outcome.stderr);
 }
 
 #[test]

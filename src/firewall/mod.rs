@@ -1,0 +1,303 @@
+//! Puts the rules of `model::masquerade` into force and keeps them there.
+//!
+//! [`Firewall::ensure`] compares and repairs; [`Firewall::changed`] says when to call it again. Nothing here runs by itself.
+
+pub mod checks;
+pub mod choice;
+mod error;
+mod iptables;
+mod nftables;
+
+use std::time::Duration;
+
+pub use self::choice::{Backend, Choice, Preference};
+pub use self::error::FirewallError;
+pub use self::iptables::Variant;
+
+use self::choice::{Facts, VariantFacts, choose};
+use self::iptables::{Held, Iptables, Share};
+use self::nftables::{Nftables, Ruleset};
+use crate::model::masquerade::RuleSet;
+
+/// What the operator and the network config say about the firewall itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FirewallOptions {
+    /// `firewall`
+    pub preference: Preference,
+    /// `EnableNFTables` of the network config.
+    pub enable_nftables: bool,
+    /// How often rules in iptables-legacy are looked at (`iptables-resync`).
+    pub resync: Duration,
+    /// How long a change waits for `/run/xtables.lock`; whole seconds, at least one.
+    pub lock_wait: Duration,
+}
+
+impl FirewallOptions {
+    /// A `lock_wait` that outlasts other programs' ordinary changes.
+    pub const LOCK_WAIT: Duration = Duration::from_secs(5);
+}
+
+/// What a call did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Applied {
+    /// Where the rules are, and why there.
+    pub choice: Choice,
+    /// What was wrong and has been put right, one line each; empty: everything was as it should be.
+    pub changes: Vec<String>,
+    /// What could not be done beside the rules themselves, which are in force.
+    pub problems: Vec<FirewallError>,
+    /// Forward chains of other programs whose policy drops what we accept, as `FAMILY TABLE CHAIN`.
+    pub overruled_by: Vec<String>,
+}
+
+/// The rules on this host.
+#[derive(Debug)]
+pub struct Firewall {
+    options: FirewallOptions,
+    /// `None`: the kernel has no nf_tables, or was not asked yet.
+    nftables: Option<Nftables>,
+    choice: Option<Choice>,
+    /// iptables-nft has been searched for what the Go daemon left; afterwards netlink tells when to look again.
+    searched: bool,
+    /// iptables-legacy holds, or may come to need, rules of ours.
+    legacy: bool,
+}
+
+/// The host as it was found.
+struct Seen {
+    ruleset: Ruleset,
+    legacy: Legacy,
+}
+
+/// iptables-legacy as it was found.
+enum Legacy {
+    /// It has no tables.
+    Absent,
+    /// What stands in its tables.
+    Held(Held),
+    /// It has tables, but they could not be read.
+    Unreadable(FirewallError),
+}
+
+impl Firewall {
+    /// Does nothing yet.
+    #[must_use]
+    pub const fn new(options: FirewallOptions) -> Self {
+        Self { options, nftables: None, choice: None, searched: false, legacy: false }
+    }
+
+    /// Makes the host hold exactly `rules`, and nothing that the Go daemon, another choice of firewall or other values left
+    /// behind. What is right is not touched. New rules are in force before old ones go.
+    ///
+    /// The first call decides which firewall is used. Needs a Tokio runtime with I/O and time. If the future is dropped
+    /// the rules are whole, but a change may have gone unnoticed: call again.
+    ///
+    /// # Errors
+    /// When the rules are not in force. What is less than that is in [`Applied::problems`].
+    pub async fn ensure(&mut self, rules: &RuleSet) -> Result<Applied, FirewallError> {
+        let mut seen = self.observe().await?;
+        let choice = self.choose(&seen)?;
+        let mut applied = Applied::new(choice);
+        if !rules.forward.is_empty() {
+            applied.overruled_by = seen.ruleset.foreign_forward_drops();
+        }
+        match choice.backend {
+            Backend::Nftables => applied.changes.extend(self.nftables()?.ensure(rules, &seen.ruleset)?),
+            Backend::Iptables(variant) => {
+                let held = seen.take_held(variant)?;
+                let changes = self.ensure_variant(variant, Some(rules), Share::ALL, held).await?;
+                applied.changes.extend(changes);
+            }
+        }
+        self.ensure_rest(rules, seen, &mut applied).await;
+        Ok(applied)
+    }
+
+    /// Waits until somebody else has changed something that matters, so that [`Firewall::ensure`] has to look. Cancel-safe.
+    /// Never returns where the kernel sends no notifications: see [`Firewall::resync_every`].
+    pub async fn changed(&self) {
+        match &self.nftables {
+            Some(nftables) => nftables.changed().await,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// How often [`Firewall::ensure`] has to be called although nothing was notified: only with tables of iptables-legacy.
+    #[must_use]
+    pub fn resync_every(&self) -> Option<Duration> {
+        self.legacy.then_some(self.options.resync)
+    }
+
+    /// Where the rules are, once that is decided.
+    #[must_use]
+    pub const fn choice(&self) -> Option<Choice> {
+        self.choice
+    }
+
+    /// Removes what [`Firewall::ensure`] put on the host, whichever firewall it is in. Answers with what was removed.
+    ///
+    /// # Errors
+    /// With everything that could not be removed; the rest is gone.
+    pub async fn cleanup(&mut self) -> Result<Vec<String>, Vec<FirewallError>> {
+        let mut seen = self.observe().await.map_err(|error| vec![error])?;
+        let mut results = Vec::new();
+        if let Some(nftables) = &mut self.nftables {
+            results.push(nftables.remove(&seen.ruleset).map(Vec::from_iter));
+        }
+        if seen.ruleset.iptables_has_ours() {
+            results.push(self.ensure_variant(Variant::Nft, None, Share::NOTHING, None).await);
+        }
+        match seen.take_held(Variant::Legacy) {
+            Ok(None) => {}
+            Ok(held) => {
+                results.push(self.ensure_variant(Variant::Legacy, None, Share::NOTHING, held).await);
+            }
+            Err(error) => results.push(Err(error)),
+        }
+        let (done, failed): (Vec<_>, Vec<_>) = results.into_iter().partition(Result::is_ok);
+        let failed: Vec<_> = failed.into_iter().filter_map(Result::err).collect();
+        if failed.is_empty() { Ok(done.into_iter().flatten().flatten().collect()) } else { Err(failed) }
+    }
+
+    fn nftables(&mut self) -> Result<&mut Nftables, FirewallError> {
+        self.nftables.as_mut().ok_or(FirewallError::NoBackend("the kernel has no nf_tables"))
+    }
+
+    fn backend(&self) -> Option<Backend> {
+        self.choice.map(|choice| choice.backend)
+    }
+
+    async fn observe(&mut self) -> Result<Seen, FirewallError> {
+        if self.nftables.is_none() {
+            self.nftables = Nftables::open()?;
+        }
+        let masquerade_in_nft = self.backend() == Some(Backend::Iptables(Variant::Nft));
+        let ruleset = match &mut self.nftables {
+            Some(nftables) => nftables.observe(masquerade_in_nft)?,
+            None => Ruleset::default(),
+        };
+        let legacy = if iptables::legacy_present()? { self.read_legacy().await } else { Legacy::Absent };
+        self.legacy =
+            !matches!(legacy, Legacy::Absent) || self.backend() == Some(Backend::Iptables(Variant::Legacy));
+        Ok(Seen { ruleset, legacy })
+    }
+
+    async fn read_legacy(&self) -> Legacy {
+        match self.iptables(Variant::Legacy) {
+            Ok(iptables) => iptables.read().await.map_or_else(Legacy::Unreadable, Legacy::Held),
+            Err(error) => Legacy::Unreadable(error),
+        }
+    }
+
+    fn iptables(&self, variant: Variant) -> Result<Iptables, FirewallError> {
+        Iptables::find(variant, self.options.lock_wait).ok_or(FirewallError::NotInstalled(variant))
+    }
+
+    fn choose(&mut self, seen: &Seen) -> Result<Choice, FirewallError> {
+        if let Some(choice) = self.choice {
+            return Ok(choice);
+        }
+        let legacy_in_use = match &seen.legacy {
+            Legacy::Absent => false,
+            Legacy::Held(held) => held.in_use(),
+            Legacy::Unreadable(error) if error.retry() => return Err(error.clone()),
+            Legacy::Unreadable(_) => false,
+        };
+        let variant = |variant, in_use| VariantFacts { installed: self.iptables(variant).is_ok(), in_use };
+        let facts = Facts {
+            enable_nftables: self.options.enable_nftables,
+            nftables: self.nftables.is_some(),
+            legacy: variant(Variant::Legacy, legacy_in_use),
+            nft: variant(Variant::Nft, seen.ruleset.iptables_in_use()),
+            default: iptables::default_variant(),
+        };
+        let choice = choose(self.options.preference, &facts).ok_or(FirewallError::NoBackend(
+            match self.options.preference {
+                Preference::Nftables => "the kernel has no nf_tables",
+                Preference::Iptables => "no iptables is installed",
+                Preference::Auto => "the kernel has no nf_tables and no iptables is installed",
+            },
+        ))?;
+        self.legacy |= choice.backend == Backend::Iptables(Variant::Legacy);
+        if choice.backend == Backend::Iptables(Variant::Nft)
+            && let Some(nftables) = &mut self.nftables
+        {
+            nftables.watch_masquerade();
+        }
+        Ok(*self.choice.insert(choice))
+    }
+
+    /// Where the rules are not: accepts where a FORWARD chain would drop, otherwise nothing of ours.
+    async fn ensure_rest(&mut self, rules: &RuleSet, mut seen: Seen, applied: &mut Applied) {
+        let backend = applied.choice.backend;
+        if backend != Backend::Nftables
+            && let Some(nftables) = &mut self.nftables
+        {
+            applied.note(nftables.remove(&seen.ruleset).map(Vec::from_iter));
+        }
+        let ruleset = &seen.ruleset;
+        let forward = ruleset.iptables_forward_drops();
+        let look = forward || ruleset.iptables_has_ours() || (!self.searched && ruleset.iptables_present());
+        if backend != Backend::Iptables(Variant::Nft) && look {
+            let share = Share { masquerade: false, forward };
+            let result = self.ensure_variant(Variant::Nft, Some(rules), share, None).await;
+            self.searched |= result.is_ok();
+            applied.note(result);
+        }
+        if backend != Backend::Iptables(Variant::Legacy) {
+            match seen.take_held(Variant::Legacy) {
+                Ok(None) => {}
+                Ok(Some(held)) => {
+                    let share = Share { masquerade: false, forward: held.forward_drops() };
+                    let result = self.ensure_variant(Variant::Legacy, Some(rules), share, Some(held)).await;
+                    applied.note(result);
+                }
+                Err(error) => applied.problems.push(error),
+            }
+        }
+    }
+
+    async fn ensure_variant(
+        &mut self,
+        variant: Variant,
+        rules: Option<&RuleSet>,
+        share: Share,
+        held: Option<Held>,
+    ) -> Result<Vec<String>, FirewallError> {
+        let iptables = self.iptables(variant)?;
+        let held = match held {
+            Some(held) => held,
+            None => iptables.read().await?,
+        };
+        let written = || self.nftables.iter_mut().for_each(Nftables::forget_iptables);
+        let changes = iptables.ensure(&held, rules, share, written).await?;
+        Ok(changes.into_iter().map(|change| format!("{variant}: {change}")).collect())
+    }
+}
+
+impl Seen {
+    /// What `variant` holds, if that was read already.
+    fn take_held(&mut self, variant: Variant) -> Result<Option<Held>, FirewallError> {
+        if variant == Variant::Nft {
+            return Ok(None);
+        }
+        match std::mem::replace(&mut self.legacy, Legacy::Absent) {
+            Legacy::Absent => Ok(None),
+            Legacy::Held(held) => Ok(Some(held)),
+            Legacy::Unreadable(error) => Err(error),
+        }
+    }
+}
+
+impl Applied {
+    const fn new(choice: Choice) -> Self {
+        Self { choice, changes: Vec::new(), problems: Vec::new(), overruled_by: Vec::new() }
+    }
+
+    fn note(&mut self, result: Result<Vec<String>, FirewallError>) {
+        match result {
+            Ok(changes) => self.changes.extend(changes),
+            Err(error) => self.problems.push(error),
+        }
+    }
+}

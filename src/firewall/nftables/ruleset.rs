@@ -1,0 +1,94 @@
+//! What nftables holds on this host, ours and others', as far as decisions need it. No sockets.
+
+use std::collections::BTreeSet;
+
+use netlink_packet_netfilter::NetfilterProtoFamily as Family;
+
+use super::decode::{SeenChain, SeenTable};
+
+/// Our table, with the Go daemon's name for it.
+pub(super) const TABLE: &str = "flannel-ipv4";
+/// The Go daemon also makes an IPv6 table, which stays empty in an IPv4 network.
+pub(super) const TABLE_V6: &str = "flannel-ipv6";
+/// Tables that iptables-nft makes.
+const IPTABLES_TABLES: [&str; 5] = ["filter", "nat", "mangle", "raw", "security"];
+/// Base chains that iptables-nft makes in them.
+const IPTABLES_CHAINS: [&str; 5] = ["PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING"];
+/// Chains in them that hold our rules, or those of the Go daemon.
+pub(super) const OUR_CHAINS: [&str; 2] = ["FLANNEL-POSTRTG", "FLANNEL-FWD"];
+/// `NF_INET_FORWARD`
+const HOOK_FORWARD: u32 = 2;
+
+/// What nftables holds on this host, read at one time.
+#[derive(Debug, Default)]
+pub(in crate::firewall) struct Ruleset {
+    pub(super) tables: Vec<SeenTable>,
+    pub(super) chains: Vec<SeenChain>,
+    /// Chains of the filter table of iptables-nft that a forwarded packet can come through.
+    pub(super) forward_chains: BTreeSet<String>,
+    pub(super) forward_drops: bool,
+}
+
+impl Ruleset {
+    /// The chains iptables-nft works with: in a table of its own all base chains have the built-in names.
+    /// The chains of an IPv4 table.
+    pub(super) fn chains_of(&self, table: &'static str) -> impl Iterator<Item = &SeenChain> {
+        self.chains.iter().filter(move |chain| chain.family == Family::IPv4 && chain.table == table)
+    }
+
+    /// The chains iptables-nft works with: in a table of its own all base chains have the built-in names.
+    pub(super) fn of_iptables(&self) -> impl Iterator<Item = &SeenChain> {
+        let known =
+            |chain: &SeenChain| chain.base.is_none() || IPTABLES_CHAINS.contains(&chain.name.as_str());
+        let tables = IPTABLES_TABLES.into_iter().filter(move |table| self.chains_of(table).all(known));
+        tables.flat_map(|table| self.chains_of(table))
+    }
+
+    /// iptables-nft has a table on this host, be it empty.
+    pub(in crate::firewall) fn iptables_present(&self) -> bool {
+        self.of_iptables().next().is_some()
+    }
+
+    /// iptables-nft holds a rule, or a policy that is not accept.
+    pub(in crate::firewall) fn iptables_in_use(&self) -> bool {
+        self.of_iptables().any(|chain| chain.uses > 0 || chain.policy_drops)
+    }
+
+    /// iptables-nft holds a chain of ours.
+    pub(in crate::firewall) fn iptables_has_ours(&self) -> bool {
+        self.of_iptables().any(|chain| OUR_CHAINS.contains(&chain.name.as_str()))
+    }
+
+    /// The FORWARD chain of iptables-nft can drop a packet, by its policy or by a rule.
+    pub(in crate::firewall) fn iptables_forward_drops(&self) -> bool {
+        self.forward_drops
+    }
+
+    /// A table of ours, or of the Go daemon, is there.
+    pub(in crate::firewall) fn has_table(&self) -> bool {
+        self.tables.iter().any(|table| table.family == Family::IPv4 && table.name == TABLE)
+            || self.has_empty_v6()
+    }
+
+    pub(super) fn has_empty_v6(&self) -> bool {
+        let is_v6 = |family, name: &str| family == Family::IPv6 && name == TABLE_V6;
+        self.tables.iter().any(|table| is_v6(table.family, &table.name))
+            && !self.chains.iter().any(|chain| is_v6(chain.family, &chain.table))
+    }
+
+    /// Forward chains of other programs (not of iptables) whose policy is drop: no rule of ours can overrule them.
+    pub(in crate::firewall) fn foreign_forward_drops(&self) -> Vec<String> {
+        let drops = |chain: &&SeenChain| {
+            let hooked = matches!(&chain.base, Some((kind, HOOK_FORWARD, _)) if kind == "filter");
+            let concerns_us = matches!(chain.family, Family::IPv4 | Family::Inet);
+            let reachable =
+                chain.family == Family::IPv4 && chain.table == "filter" && chain.name == "FORWARD";
+            hooked && concerns_us && !reachable && chain.table != TABLE && chain.policy_drops
+        };
+        let name = |chain: &SeenChain| {
+            let family = if chain.family == Family::Inet { "inet" } else { "ip" };
+            format!("{family} {} {}", chain.table, chain.name)
+        };
+        self.chains.iter().filter(drops).map(name).collect()
+    }
+}

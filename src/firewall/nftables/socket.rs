@@ -1,0 +1,225 @@
+//! Two netfilter sockets: one asks and is answered at once, the other hears of changes.
+//!
+//! The kernel works while a request is being sent, so answers are there when `send` returns and nothing here waits.
+
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+
+use netlink_packet_core::{NetlinkBuffer, NetlinkMessage, NetlinkPayload};
+use netlink_packet_netfilter::NetfilterMessage;
+use nix::errno::Errno;
+use nix::sys::socket::{
+    AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, getsockname, recv, send,
+    setsockopt, socket, sockopt,
+};
+use tokio::io::unix::AsyncFd;
+
+/// Group number 7 (`NFNLGRP_NFTABLES`) as a bit of the bind mask.
+const GROUP_NFTABLES: u32 = 1 << 6;
+/// Room for notifications while we are busy; when it is not enough we hear of it (`ENOBUFS`).
+const RECEIVE_BUFFER: usize = 1 << 20;
+/// The kernel writes dumps in pieces of at most 32 KiB.
+const PIECE: usize = 1 << 16;
+
+/// Why the kernel did not do what was asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Refusal {
+    /// An errno.
+    Errno(Errno),
+    /// The answer ended early or could not be read.
+    Garbled,
+    /// The rules changed while they were being read, again and again.
+    Restless,
+}
+
+impl From<Errno> for Refusal {
+    fn from(errno: Errno) -> Self {
+        Self::Errno(errno)
+    }
+}
+
+/// A message that could be read or one that could not.
+pub(super) type Dumped = Option<NetfilterMessage>;
+
+/// A request socket.
+#[derive(Debug)]
+pub(super) struct Requests {
+    socket: OwnedFd,
+    /// Notifications of what we do carry it.
+    pub(super) port: u32,
+    sequence: u32,
+}
+
+impl Requests {
+    pub(super) fn open() -> Result<Self, Errno> {
+        let (socket, port) = open(0)?;
+        Ok(Self { socket, port, sequence: 0 })
+    }
+
+    /// Sends a dump request, made for the sequence number it is given, and collects what comes back.
+    pub(super) fn dump(&mut self, request: impl Fn(u32) -> Vec<u8>) -> Result<Vec<Dumped>, Refusal> {
+        for _ in 0..10 {
+            let sequence = self.next(1);
+            send(self.socket.as_raw_fd(), &request(sequence), MsgFlags::empty())?;
+            if let Some(messages) = self.collect(sequence)? {
+                return Ok(messages);
+            }
+        }
+        Err(Refusal::Restless)
+    }
+
+    /// `None`: the rules changed in between (`NLM_F_DUMP_INTR`).
+    fn collect(&self, sequence: u32) -> Result<Option<Vec<Dumped>>, Refusal> {
+        let mut found = Vec::new();
+        let mut consistent = true;
+        let mut buffer = vec![0; PIECE];
+        loop {
+            let length = recv(self.socket.as_raw_fd(), &mut buffer, MsgFlags::MSG_DONTWAIT)?;
+            for bytes in messages(buffer.get(..length).unwrap_or_default()) {
+                let header = NetlinkBuffer::new_checked(bytes).map_err(|_| Refusal::Garbled)?;
+                if header.sequence_number() != sequence {
+                    continue;
+                }
+                consistent &= header.flags() & netlink_packet_core::NLM_F_DUMP_INTR == 0;
+                match NetlinkMessage::<NetfilterMessage>::deserialize(bytes).map(|message| message.payload) {
+                    Ok(NetlinkPayload::Done(_)) => return Ok(consistent.then_some(found)),
+                    Ok(NetlinkPayload::Error(error)) if error.raw_code() != 0 => {
+                        return match Errno::from_raw(error.raw_code().saturating_neg()) {
+                            Errno::EINTR => Ok(None),
+                            errno => Err(errno.into()),
+                        };
+                    }
+                    Ok(NetlinkPayload::InnerMessage(message)) => found.push(Some(message)),
+                    Ok(_) => {}
+                    Err(_) => found.push(None),
+                }
+            }
+        }
+    }
+
+    /// Sends a batch of `count` requests, made for the sequence number it is given; all of it took effect or nothing.
+    pub(super) fn transact(&mut self, count: usize, batch: impl Fn(u32) -> Vec<u8>) -> Result<(), Refusal> {
+        let count = u32::try_from(count).map_err(|_| Refusal::Garbled)?;
+        let sequence = self.next(count + 2);
+        send(self.socket.as_raw_fd(), &batch(sequence), MsgFlags::empty())?;
+        let mut confirmed = false;
+        let mut buffer = vec![0; PIECE];
+        loop {
+            let length = match recv(self.socket.as_raw_fd(), &mut buffer, MsgFlags::MSG_DONTWAIT) {
+                Err(Errno::EAGAIN) if confirmed => return Ok(()),
+                Err(Errno::EAGAIN) => return Err(Refusal::Garbled),
+                other => other?,
+            };
+            for bytes in messages(buffer.get(..length).unwrap_or_default()) {
+                let message = NetlinkMessage::<NetfilterMessage>::deserialize(bytes);
+                let Ok(NetlinkMessage { header, payload: NetlinkPayload::Error(error), .. }) = message else {
+                    continue;
+                };
+                if error.raw_code() != 0 {
+                    self.discard();
+                    return Err(Errno::from_raw(error.raw_code().saturating_neg()).into());
+                }
+                confirmed |= header.sequence_number == sequence.wrapping_add(count);
+            }
+        }
+    }
+
+    /// Throws away answers nobody waits for any more.
+    fn discard(&self) {
+        let mut buffer = [0; 1];
+        while recv(self.socket.as_raw_fd(), &mut buffer, MsgFlags::MSG_DONTWAIT).is_ok() {}
+    }
+
+    fn next(&mut self, count: u32) -> u32 {
+        let first = self.sequence.wrapping_add(1);
+        self.sequence = self.sequence.wrapping_add(count);
+        first
+    }
+}
+
+/// A socket that hears of every change of tables, chains and rules in this network namespace.
+#[derive(Debug)]
+pub(super) struct Notifications {
+    socket: AsyncFd<OwnedFd>,
+}
+
+/// One notification.
+#[derive(Debug)]
+pub(super) enum Notification {
+    /// Somebody's request, known by the port of the socket it came from.
+    Change {
+        /// That port.
+        port: u32,
+        /// What happened.
+        message: NetfilterMessage,
+    },
+    /// Something happened that cannot be read, or that was lost.
+    Unknown,
+}
+
+impl Notifications {
+    pub(super) fn open() -> io::Result<Self> {
+        let (socket, _) = open(GROUP_NFTABLES)?;
+        // SAFETY: the descriptor is owned by the value it is registered with, which gives it to nobody to close.
+        let socket = unsafe { AsyncFd::register(socket)? };
+        Ok(Self { socket })
+    }
+
+    /// What is queued. Never waits.
+    pub(super) fn queued(&self) -> Vec<Notification> {
+        let mut found = Vec::new();
+        let mut buffer = vec![0; PIECE];
+        loop {
+            let length = match recv(self.socket.as_raw_fd(), &mut buffer, MsgFlags::MSG_DONTWAIT) {
+                Ok(length) => length,
+                Err(Errno::EINTR) => continue,
+                Err(Errno::ENOBUFS) => {
+                    found.push(Notification::Unknown);
+                    continue;
+                }
+                Err(_) => return found,
+            };
+            found.extend(messages(buffer.get(..length).unwrap_or_default()).map(notification));
+        }
+    }
+
+    /// Waits until something may be queued. Cancel-safe: nothing is taken from the queue.
+    pub(super) async fn readable(&self) {
+        if let Ok(mut guard) = self.socket.readable().await {
+            guard.clear_ready();
+        }
+    }
+}
+
+fn notification(bytes: &[u8]) -> Notification {
+    match NetlinkMessage::<NetfilterMessage>::deserialize(bytes) {
+        Ok(NetlinkMessage { header, payload: NetlinkPayload::InnerMessage(message), .. }) => {
+            Notification::Change { port: header.port_number, message }
+        }
+        _ => Notification::Unknown,
+    }
+}
+
+fn open(groups: u32) -> Result<(OwnedFd, u32), Errno> {
+    let socket = socket(
+        AddressFamily::Netlink,
+        SockType::Raw,
+        SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK,
+        SockProtocol::NetlinkNetFilter,
+    )?;
+    // Needs CAP_NET_ADMIN; without it the default has to do, and losses are noticed anyway.
+    let _ = setsockopt(&socket, sockopt::RcvBufForce, &RECEIVE_BUFFER);
+    bind(socket.as_raw_fd(), &NetlinkAddr::new(0, groups))?;
+    let address: NetlinkAddr = getsockname(socket.as_raw_fd())?;
+    Ok((socket, address.pid()))
+}
+
+/// The messages of a datagram, each with its header.
+fn messages(mut datagram: &[u8]) -> impl Iterator<Item = &[u8]> {
+    std::iter::from_fn(move || {
+        let length = usize::try_from(NetlinkBuffer::new_checked(datagram).ok()?.length()).ok()?;
+        let (message, _) = datagram.split_at_checked(length)?;
+        datagram = datagram.get(length.next_multiple_of(4)..).unwrap_or_default();
+        Some(message)
+    })
+}

@@ -1,0 +1,106 @@
+//! Which API is chosen, and the reason given, against a real etcd that holds both stores.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test"
+)]
+
+mod store_support;
+
+use flanneld::store::{Api, Candidates, Choice, LeaseStore, Store, StoreError};
+use store_support::{PREFIX, Server, attrs, etcd, key};
+
+const CONFIG: &str = "{}";
+
+async fn in_v2(server: &Server, key: &str, form: &str) {
+    let answer = server.v2("PUT", key, form).await;
+    assert!(answer.contains("\"node\""), "{answer}");
+}
+
+async fn in_v3(server: &Server, key: &str) {
+    server.client().await.put(key, CONFIG, None).await.unwrap();
+}
+
+fn config_key() -> String {
+    format!("{PREFIX}/config")
+}
+
+/// `v2: reason`, `v3: reason`, or `none: text`.
+async fn chosen(server: &Server, api: Api) -> Result<String, StoreError> {
+    let candidates = Candidates::new(&server.config(), api).unwrap();
+    Ok(match candidates.choose(Some([10, 0, 0, 1].into())).await? {
+        Choice::Chosen(store @ Store::V2(_), reason) => {
+            store.list().await?;
+            format!("v2: {reason}")
+        }
+        Choice::Chosen(store @ Store::V3(_), reason) => {
+            store.list().await?;
+            format!("v3: {reason}")
+        }
+        Choice::Missing(text) => format!("none: {text}"),
+    })
+}
+
+#[tokio::test]
+async fn auto_takes_the_store_that_holds_the_config() {
+    let server = etcd(&["--enable-v2"]).await;
+    let auto = async || chosen(&server, Api::Auto).await.unwrap();
+    assert_eq!(auto().await, format!("none: {PREFIX}/config exists neither in the v3 nor in the v2 store"));
+    in_v2(&server, &config_key(), "value={}").await;
+    assert_eq!(auto().await, format!("v2: {PREFIX}/config exists only in the v2 store"));
+    in_v3(&server, &config_key()).await;
+    let alone = format!("v3: {PREFIX}/config exists in both stores and no other node holds a lease in v2");
+    assert_eq!(auto().await, alone);
+    // Neither our own lease nor a reservation keeps v2 alive.
+    let value = |number| attrs(number).to_json();
+    in_v2(&server, &key(1), &format!("value={}&ttl=1000", value(1))).await;
+    in_v2(&server, &key(2), &format!("value={}", value(2))).await;
+    assert_eq!(auto().await, alone);
+    in_v2(&server, &key(3), &format!("value={}&ttl=1000", value(3))).await;
+    let another = format!("v2: {PREFIX}/config exists in both stores and another node holds a lease in v2");
+    assert_eq!(auto().await, another);
+    server.v2("DELETE", &config_key(), "").await;
+    assert_eq!(auto().await, format!("v3: {PREFIX}/config exists only in the v3 store"));
+}
+
+#[tokio::test]
+async fn auto_works_where_v2_is_not_served() {
+    let server = etcd(&[]).await;
+    let auto = async || chosen(&server, Api::Auto).await.unwrap();
+    assert!(auto().await.starts_with("none: "));
+    in_v3(&server, &config_key()).await;
+    assert_eq!(auto().await, format!("v3: {PREFIX}/config exists only in the v3 store"));
+    let error = chosen(&server, Api::V2).await.unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        format!(
+            "etcd refused to list {PREFIX}/subnets/: it does not serve the v2 API (etcd needs --enable-v2, and 3.6 has none)"
+        )
+    );
+}
+
+#[tokio::test]
+async fn an_api_that_was_told_is_not_questioned() {
+    let server = etcd(&["--enable-v2"]).await;
+    for api in ["v2", "v3"] {
+        let told = chosen(&server, api.parse().unwrap()).await.unwrap();
+        assert_eq!(told, format!("{api}: etcd-api={api}"));
+    }
+}
+
+#[tokio::test]
+async fn nothing_is_chosen_while_no_server_answers() {
+    let mut server = etcd(&["--enable-v2"]).await;
+    in_v3(&server, &config_key()).await;
+    server.kill();
+    let error = chosen(&server, Api::Auto).await.unwrap_err();
+    assert!(matches!(error, StoreError::Unreachable(_)), "{error}");
+}
+
+#[test]
+fn an_unknown_api_is_named() {
+    assert_eq!("v4".parse::<Api>().unwrap_err(), "\"v4\" is no etcd API (expected auto, v2 or v3)");
+    assert_eq!("auto".parse::<Api>().unwrap().to_string(), "auto");
+}
