@@ -4,7 +4,7 @@ use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 
 use crate::cni::{CONFLIST, ROLE_CONFLIST};
 use crate::etcd::Etcd;
@@ -323,7 +323,8 @@ impl Lab {
     pub fn eventually<T>(&self, daemon: &Flanneld, what: &str, look: impl FnMut() -> Result<T>) -> Result<T> {
         eventually(CONVERGENCE, what, look).map_err(|error| {
             let log = daemon.process().log_tail(40);
-            error.context(format!("{}\n--- log of flanneld:\n{log}", daemon.node().dump()))
+            // What failed comes first, then what there is to look at.
+            anyhow!("{error:#}\n{}\n--- log of flanneld:\n{log}", daemon.node().dump())
         })
     }
 }

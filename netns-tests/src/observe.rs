@@ -57,9 +57,29 @@ impl PeerState {
     /// When it differs or cannot be read.
     pub fn ensure_on(&self, node: &Node, device: &str) -> Result<()> {
         let found = Self::observe(node, device)?;
-        ensure!(found == *self, "{}: {device} holds {found:#?}\nbut should hold {self:#?}", node.name());
+        let differences: Vec<String> = [
+            difference("route", &found.routes, &self.routes),
+            difference("neighbour", &found.neighbours, &self.neighbours),
+            difference("FDB entry", &found.fdb, &self.fdb),
+        ]
+        .concat();
+        ensure!(differences.is_empty(), "{device} on {}:\n{}", node.name(), differences.join("\n"));
         Ok(())
     }
+}
+
+/// What is too much and what is missing in `found`, a line each.
+#[must_use]
+pub fn difference(kind: &str, found: &[Value], expected: &[Value]) -> Vec<String> {
+    let extra = found.iter().filter(|entry| !expected.contains(entry));
+    let extra = extra.map(|entry| format!("  {kind} too much: {entry}"));
+    let missing = expected.iter().filter(|entry| !found.contains(entry));
+    let missing = missing.map(|entry| format!("  {kind} missing: {entry}"));
+    let mut lines: Vec<String> = extra.chain(missing).collect();
+    if lines.is_empty() && found.len() != expected.len() {
+        lines.push(format!("  {} entries of kind {kind} instead of {}", found.len(), expected.len()));
+    }
+    lines
 }
 
 /// The elements of a JSON list in an order of their own.

@@ -4,13 +4,13 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use serde_json::{Map, Value};
 
 use crate::flanneld::SUBNET_FILE;
 use crate::lab::{Lab, Spec};
 use crate::node::Node;
-use crate::observe::sorted;
+use crate::observe::{difference, sorted};
 use crate::underlay::Underlay;
 
 /// Attributes that depend on the kernel and on iproute2, not on the daemon (README of the recordings).
@@ -119,7 +119,18 @@ impl Recorded {
             let (dst, gateway) = (field(&entry, "/dst")?, field(&entry, "/gateway")?);
             node.run(&format!("ip route add {dst} via {gateway} dev {device} onlink"))?;
         }
+        self.install_direct_routes(node, &device)?;
         node.write(SUBNET_FILE, &self.text("subnet.env")?)
+    }
+
+    /// The routes of direct routing, which lead through the underlay's device.
+    fn install_direct_routes(&self, node: &Node, device: &str) -> Result<()> {
+        let Ok(routes) = self.text("routes.txt") else { return Ok(()) };
+        for line in routes.lines().filter(|line| line.contains(" via ") && !line.contains(device)) {
+            let route = line.split(" proto ").next().unwrap_or_default();
+            node.run(&format!("ip route add {route} proto boot"))?;
+        }
+        Ok(())
     }
 
     fn install_device(&self, node: &Node) -> Result<()> {
@@ -233,6 +244,24 @@ impl DeviceState {
             &json("neigh.json")?,
             &json("fdb.json")?,
         ))
+    }
+
+    /// Fails with what is too much and what is missing when this is not as expected.
+    ///
+    /// # Errors
+    /// When it differs.
+    pub fn ensure_equals(&self, expected: &Self) -> Result<()> {
+        let one = |value: &Value| vec![value.clone()];
+        let differences: Vec<String> = [
+            difference("link", &one(&self.link), &one(&expected.link)),
+            difference("address", &one(&self.addresses), &one(&expected.addresses)),
+            difference("route", &self.routes, &expected.routes),
+            difference("neighbour", &self.neighbours, &expected.neighbours),
+            difference("FDB entry", &self.fdb, &expected.fdb),
+        ]
+        .concat();
+        ensure!(differences.is_empty(), "the device differs:\n{}", differences.join("\n"));
+        Ok(())
     }
 
     fn new(link: &Value, addresses: &Value, routes: &Value, neighbours: &Value, fdb: &Value) -> Self {

@@ -15,6 +15,7 @@ use crate::node::Node;
 use crate::process::Process;
 
 const PORT: u16 = 51820;
+const SOCKET: &str = "/run/wireguard/wg0.sock";
 const START: Duration = Duration::from_secs(10);
 
 /// All nodes of the mesh.
@@ -60,7 +61,8 @@ impl Mesh {
     pub fn kill(&self, node: &Node) -> Result<()> {
         let mut members = self.members();
         let member = members.iter_mut().find(|member| member.node.name() == node.name());
-        member.and_then(|member| member.process.take()).context("no wireguard-go runs there")?.kill()
+        member.and_then(|member| member.process.take()).context("no wireguard-go runs there")?.kill()?;
+        node.run(&format!("rm -f {SOCKET}")).map(drop)
     }
 
     /// Starts the wireguard-go of a node again, with the same key and address.
@@ -87,11 +89,12 @@ impl Member {
         command.args(["-f", "wg0"]).env("LOG_LEVEL", "error");
         let mut process = Process::start(&self.node, "wireguard", &mut command)?;
         let key_file = self.node.folder().join("wg0.key");
-        // A killed predecessor's control socket may still be there, so only an answer counts.
-        eventually(START, "wg0 of wireguard-go", || {
+        eventually(START, "wireguard-go listens", || {
             process.ensure_running()?;
-            self.node.run(&format!("wg set wg0 listen-port {PORT} private-key {}", key_file.display()))
+            ensure!(listens(&self.node)?, "no control socket");
+            Ok(())
         })?;
+        self.node.run(&format!("wg set wg0 listen-port {PORT} private-key {}", key_file.display()))?;
         self.process = Some(process);
         for other in others {
             self.learn(other)?;
@@ -114,4 +117,12 @@ fn public_key(node: &Node, key_file: &Path) -> Result<String> {
     let output = node.spawn(&mut command, &Entry::Node)?.wait_with_output()?;
     ensure!(output.status.success(), "wg pubkey ended with {}", output.status);
     Ok(String::from_utf8(output.stdout)?.trim().to_owned())
+}
+
+/// Whether the control socket accepts connections. `wg` must not try before: it takes a socket that refuses for a dead
+/// one and removes its file.
+fn listens(node: &Node) -> Result<bool> {
+    const ACCEPTS: &str = " 00010000 ";
+    let sockets = node.run("cat /proc/net/unix")?;
+    Ok(sockets.lines().any(|line| line.ends_with("wg0.sock") && line.contains(ACCEPTS)))
 }

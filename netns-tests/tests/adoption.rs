@@ -3,11 +3,11 @@
 
 use std::os::unix::fs::MetadataExt;
 
-use anyhow::Result;
+use anyhow::{Context, Result, ensure};
 use netns_tests::lab::DEVICE;
 use netns_tests::monitor::Recorder;
 use netns_tests::recorded::{DeviceState, Recorded};
-use netns_tests::{Lab, Spec, lease, observe};
+use netns_tests::{Flanneld, Lab, Spec, lease, observe};
 
 #[test]
 fn a_go_node_is_adopted_without_a_change() -> Result<()> {
@@ -18,19 +18,52 @@ fn a_go_node_is_adopted_without_a_change() -> Result<()> {
         recorded.put_leases(&lab)?;
         recorded.install(node)?;
         let installed = DeviceState::observe(node, DEVICE)?;
-        assert_eq!(installed, DeviceState::recorded(&recorded)?, "{version}: installed as recorded");
+        installed.ensure_equals(&DeviceState::recorded(&recorded)?).context("installed as recorded")?;
         let before = std::fs::metadata(node.host_path("/run/flannel/subnet.env"))?.ino();
         let recorder = Recorder::start(node)?;
         let daemon = lab.flanneld(1)?;
         lab.wait_node_converged(&daemon)?;
         assert_eq!(recorder.changes(DEVICE)?, Vec::<String>::new(), "{version}");
-        assert_eq!(DeviceState::observe(node, DEVICE)?, installed, "{version}");
+        DeviceState::observe(node, DEVICE)?.ensure_equals(&installed).context(version)?;
         // The recorded node masqueraded; without -ip-masq the file must differ in that line.
         let expected = recorded.text("subnet.env")?.replace("=true", "=false");
         assert_eq!(node.read("/run/flannel/subnet.env")?, expected, "{version}");
         assert_ne!(std::fs::metadata(node.host_path("/run/flannel/subnet.env"))?.ino(), before);
     }
     Ok(())
+}
+
+/// A node as Go left it with direct routing, and our daemon started on it.
+fn with_direct_routes_of_go() -> Result<(Lab, Flanneld)> {
+    let recorded = Recorded::open("v0.28.9/direct-routing")?;
+    let lab = Lab::start(&recorded.spec()?)?;
+    let node = lab.node(1)?;
+    recorded.put_leases(&lab)?;
+    recorded.install(node)?;
+    let routes = node.run("ip -4 -d route")?;
+    assert_eq!(routes.matches("via 10.8.0.11").count(), 2, "{routes}");
+    let recorder = Recorder::start(node)?;
+    let daemon = lab.flanneld(1)?;
+    assert_eq!(recorder.changes(DEVICE)?, Vec::<String>::new());
+    assert_eq!(node.run("ip -4 -d route")?, routes);
+    Ok((lab, daemon))
+}
+
+#[test]
+fn direct_routes_of_a_go_node_are_adopted_without_a_change() -> Result<()> {
+    with_direct_routes_of_go().map(drop)
+}
+
+#[test]
+fn an_adopted_direct_route_goes_when_its_peer_goes() -> Result<()> {
+    let (lab, daemon) = with_direct_routes_of_go()?;
+    let departed = lab.leases()?.into_iter().find(|lease| lease.public_ip == Lab::public_ip(3)).unwrap();
+    lab.etcd().delete(&departed.stored.key)?;
+    lab.eventually(&daemon, "the departed peer's route is gone", || {
+        let routes = daemon.node().run("ip -4 -d route")?;
+        ensure!(!routes.contains(&departed.subnet), "{routes}");
+        Ok(())
+    })
 }
 
 #[test]
@@ -47,8 +80,7 @@ fn entries_go_left_behind_for_departed_and_changed_peers_are_removed() -> Result
     node.run("bridge fdb add 02:00:00:00:00:0b dev flannel.1 dst 10.8.0.112 self permanent")?;
     let daemon = lab.flanneld(1)?;
     lab.wait_node_converged(&daemon)?;
-    assert_eq!(DeviceState::observe(node, DEVICE)?, DeviceState::recorded(&recorded)?);
-    Ok(())
+    DeviceState::observe(node, DEVICE)?.ensure_equals(&DeviceState::recorded(&recorded)?)
 }
 
 #[test]

@@ -56,7 +56,7 @@ fn a_stop_takes_less_than_a_second_and_leaves_everything_in_place() -> Result<()
             ensure!(daemon.notify().first("STOPPING=1").is_some(), "{:?}", daemon.notify().received());
             Ok(())
         })?;
-        assert_eq!(DeviceState::observe(node, DEVICE)?, before);
+        DeviceState::observe(node, DEVICE)?.ensure_equals(&before)?;
         assert_eq!(node.read("/run/flannel/subnet.env")?, file);
         assert_eq!(lab.lease(1)?, lease);
     }
