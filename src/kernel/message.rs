@@ -100,30 +100,22 @@ pub(super) fn mac(value: &[u8]) -> Option<MacAddr> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kernel::recorded::kernel;
     use proptest::prelude::*;
 
-    /// `NLMSG_ERROR` as read from a socket with `NETLINK_CAP_ACK` and `NETLINK_EXT_ACK` after
-    /// `ip route add 10.200.2.0/24 via 10.200.2.0 dev flannel.1 onlink` with the device down.
+    /// Recorded with the device down.
     fn refused() -> Vec<u8> {
-        let text = b"Nexthop has invalid gateway\0";
-        let mut bytes = vec![];
-        bytes.extend(68_u32.to_ne_bytes());
-        bytes.extend([2, 0, 0, 3]);
-        bytes.extend([7, 0, 0, 0, 9, 0, 0, 0]);
-        bytes.extend((-22_i32).to_ne_bytes());
-        bytes.extend([52, 0, 0, 0, 24, 0, 5, 6, 7, 0, 0, 0, 0, 0, 0, 0]);
-        bytes.extend([32, 0, 1, 0]);
-        bytes.extend(text);
-        bytes
+        let command = "ip route replace 10.200.54.0/24 via 10.200.54.0 dev flannel.1 onlink (device down)";
+        kernel(command).concat()
     }
 
     #[test]
     fn the_text_behind_an_error_is_found() {
         let bytes = refused();
         let message = messages(&bytes).next().unwrap().unwrap();
-        assert_eq!(message.sequence, 7);
-        let words = Some("Nexthop has invalid gateway".to_owned());
-        assert_eq!(message.outcome(), Err(Refusal { errno: 22, words }));
+        assert_eq!(message.sequence, 11);
+        let words = Some("Nexthop device is not up".to_owned());
+        assert_eq!(message.outcome(), Err(Refusal { errno: libc::ENETDOWN, words }));
     }
 
     #[test]

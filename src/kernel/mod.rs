@@ -17,6 +17,8 @@ mod linux;
 mod message;
 mod observe;
 mod parse;
+#[cfg(test)]
+mod recorded;
 mod refusal;
 mod socket;
 mod step;
