@@ -7,15 +7,15 @@
 
 use std::net::Ipv4Addr;
 
-use netlink_packet_core::{NLM_F_ACK_TLVS, NetlinkBuffer, NlaBuffer, NlasIterator};
-use nix::libc;
-
 use super::refusal::Refusal;
 use crate::model::MacAddr;
+use netlink_packet_core::{NLM_F_ACK_TLVS, NLMSG_ERROR, NetlinkBuffer, NlaBuffer, NlasIterator};
 
-/// `NLM_F_CAPPED`, `NLM_F_ACK_TLVS`: the error message carries only the header of the request, then attributes.
-const ERROR_CODE: usize = 4;
+/// Size of `nlmsghdr` (`linux/netlink.h`).
 const HEADER: usize = 16;
+
+/// Size of the negative errno in front of `NLMSG_ERROR` and `NLMSG_DONE`.
+const ERROR_CODE: usize = 4;
 
 /// `NLMSGERR_ATTR_MSG` (`linux/netlink.h`): the extended acknowledgement's text.
 const NLMSGERR_ATTR_MSG: u16 = 1;
@@ -69,8 +69,7 @@ impl Message<'_> {
         if self.flags & NLM_F_ACK_TLVS == 0 {
             return None;
         }
-        let is_error = i32::from(self.kind) == libc::NLMSG_ERROR;
-        let start = if is_error { ERROR_CODE + HEADER } else { ERROR_CODE };
+        let start = if self.kind == NLMSG_ERROR { ERROR_CODE + HEADER } else { ERROR_CODE };
         let text = attributes(self.payload, start).find(|attribute| attribute.kind() == NLMSGERR_ATTR_MSG)?;
         let text = text.value().split(|byte| *byte == 0).next().unwrap_or_default();
         Some(String::from_utf8_lossy(text).into_owned())
@@ -115,7 +114,7 @@ mod tests {
         let message = messages(&bytes).next().unwrap().unwrap();
         assert_eq!(message.sequence, 11);
         let words = Some("Nexthop device is not up".to_owned());
-        assert_eq!(message.outcome(), Err(Refusal { errno: libc::ENETDOWN, words }));
+        assert_eq!(message.outcome(), Err(Refusal { errno: nix::libc::ENETDOWN, words }));
     }
 
     #[test]

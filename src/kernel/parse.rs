@@ -347,6 +347,29 @@ mod tests {
     }
 
     proptest! {
+        /// A VXLAN link with bytes changed at random.
+        #[test]
+        fn damaged_links_are_survived(
+            damage in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..40),
+        ) {
+            let mut bytes = kernel("ip -d link show flannel.1").concat();
+            for (place, value) in damage {
+                *place.get_mut(&mut bytes[16..]) = value;
+            }
+            let _ = link(payload(&bytes));
+        }
+
+        /// Any attribute in the place where those of a VXLAN device are.
+        #[test]
+        fn any_vxlan_attributes_are_survived(kind in 0_u16..40, value in prop::collection::vec(any::<u8>(), 0..24)) {
+            let length = u16::try_from(value.len()).unwrap() + 4;
+            let mut data = Vec::new();
+            data.extend(length.to_ne_bytes());
+            data.extend(kind.to_ne_bytes());
+            data.extend(&value);
+            let _ = vxlan_data(&data);
+        }
+
         #[test]
         fn any_bytes_are_survived(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
             let _ = (link_identity(&bytes), link(&bytes), address_index(&bytes));
