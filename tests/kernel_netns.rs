@@ -359,7 +359,7 @@ fn entries_look_as_those_of_the_go_daemon() {
 }
 
 #[test]
-fn direct_routes_are_put_and_deleted_without_touching_others() {
+fn direct_routes_are_put_and_deleted_also_those_of_the_go_daemon() {
     in_namespace(async |mut node| {
         node.bring_up();
         let gateway = Ipv4Addr::new(10, 8, 0, 112);
@@ -368,7 +368,10 @@ fn direct_routes_are_put_and_deleted_without_touching_others() {
         node.apply(&[Operation::PutRoute(direct)]);
         let foreign = Route { metric: 10, protocol: 4, ..direct };
         assert_eq!(node.entries().routes, [direct, foreign].into());
-        node.apply(&[Operation::DeleteRoute(direct), Operation::DeleteRoute(direct)]);
+        node.apply(&[Operation::DeleteRoute(direct)]);
+        assert_eq!(node.entries().routes, [foreign].into());
+        run("ip route add 10.128.4.0/24 via 10.8.0.112");
+        node.apply(&[Operation::DeleteRoute(Route::direct(subnet(3), gateway))]);
         assert_eq!(node.entries().routes, [foreign].into());
     });
 }

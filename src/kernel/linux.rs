@@ -36,8 +36,8 @@ impl Default for ReceiveBuffers {
 pub struct LinuxKernel {
     pub(super) requests: Requests,
     pub(super) watch: Option<Watch>,
-    /// Index of our device, as long as nothing said that it may have changed.
-    pub(super) vtep: Option<u32>,
+    /// Name and index of our device, as long as nothing said that they may have changed.
+    vtep: Option<(IfName, u32)>,
     /// MACs whose FDB entry is not plain. Deleting by destination would miss them: that compares port and VNI, and leaves
     /// the other destinations of a MAC.
     pub(super) odd: BTreeSet<MacAddr>,
@@ -56,17 +56,25 @@ impl LinuxKernel {
 
     /// The index of our device: remembered, or asked for. `None` when there is no such device.
     pub(super) fn vtep_index(&mut self, name: &IfName) -> Result<Option<u32>, Refusal> {
-        if self.vtep.is_none() {
-            self.vtep = observe::index_of(&mut self.requests, name)?;
+        if let Some((_, index)) = self.vtep.as_ref().filter(|(known, _)| known == name) {
+            return Ok(Some(*index));
         }
-        Ok(self.vtep)
+        let index = observe::index_of(&mut self.requests, name)?;
+        self.vtep = index.map(|index| (name.clone(), index));
+        Ok(index)
+    }
+
+    /// The next use of the index asks for it again.
+    pub(super) fn forget_index(&mut self) {
+        self.vtep = None;
     }
 
     /// Looks up which indexes the names in `scope` have now.
     pub(super) fn follow(&mut self, scope: &Scope) -> Result<(), Refusal> {
-        self.vtep = observe::index_of(&mut self.requests, &scope.vtep)?;
+        self.forget_index();
+        let vtep = self.vtep_index(&scope.vtep)?;
         if let Some(watch) = &mut self.watch {
-            watch.follow(scope, self.vtep, observe::index_of(&mut self.requests, &scope.parent)?);
+            watch.follow(scope, vtep, observe::index_of(&mut self.requests, &scope.parent)?);
         }
         Ok(())
     }
@@ -75,7 +83,7 @@ impl LinuxKernel {
     fn heed(&mut self, changes: &[Change]) {
         for change in changes {
             match change {
-                Change::Device | Change::Lost => self.vtep = None,
+                Change::Device | Change::Lost => self.forget_index(),
                 Change::Fdb(mac, Some(target)) if !target.plain => {
                     self.odd.insert(*mac);
                 }
@@ -116,7 +124,7 @@ impl Kernel for LinuxKernel {
     }
 
     fn step(&mut self, scope: &Scope, step: &DeviceStep) -> Result<(), KernelError> {
-        self.vtep = None;
+        self.forget_index();
         step::carry_out(self, scope, step)
     }
 

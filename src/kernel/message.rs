@@ -7,15 +7,15 @@
 
 use std::net::Ipv4Addr;
 
-use netlink_packet_core::{NLM_F_ACK_TLVS, NetlinkBuffer, NlaBuffer, NlasIterator};
-use nix::libc;
-
 use super::refusal::Refusal;
 use crate::model::MacAddr;
+use netlink_packet_core::{NLM_F_ACK_TLVS, NLMSG_ERROR, NetlinkBuffer, NlaBuffer, NlasIterator};
 
-/// `NLM_F_CAPPED`, `NLM_F_ACK_TLVS`: the error message carries only the header of the request, then attributes.
-const ERROR_CODE: usize = 4;
+/// Size of `nlmsghdr` (`linux/netlink.h`).
 const HEADER: usize = 16;
+
+/// Size of the negative errno in front of `NLMSG_ERROR` and `NLMSG_DONE`.
+const ERROR_CODE: usize = 4;
 
 /// `NLMSGERR_ATTR_MSG` (`linux/netlink.h`): the extended acknowledgement's text.
 const NLMSGERR_ATTR_MSG: u16 = 1;
@@ -69,8 +69,7 @@ impl Message<'_> {
         if self.flags & NLM_F_ACK_TLVS == 0 {
             return None;
         }
-        let is_error = i32::from(self.kind) == libc::NLMSG_ERROR;
-        let start = if is_error { ERROR_CODE + HEADER } else { ERROR_CODE };
+        let start = if self.kind == NLMSG_ERROR { ERROR_CODE + HEADER } else { ERROR_CODE };
         let text = attributes(self.payload, start).find(|attribute| attribute.kind() == NLMSGERR_ATTR_MSG)?;
         let text = text.value().split(|byte| *byte == 0).next().unwrap_or_default();
         Some(String::from_utf8_lossy(text).into_owned())
@@ -100,30 +99,22 @@ pub(super) fn mac(value: &[u8]) -> Option<MacAddr> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kernel::recorded::kernel;
     use proptest::prelude::*;
 
-    /// `NLMSG_ERROR` as read from a socket with `NETLINK_CAP_ACK` and `NETLINK_EXT_ACK` after
-    /// `ip route add 10.200.2.0/24 via 10.200.2.0 dev flannel.1 onlink` with the device down.
+    /// Recorded with the device down.
     fn refused() -> Vec<u8> {
-        let text = b"Nexthop has invalid gateway\0";
-        let mut bytes = vec![];
-        bytes.extend(68_u32.to_ne_bytes());
-        bytes.extend([2, 0, 0, 3]);
-        bytes.extend([7, 0, 0, 0, 9, 0, 0, 0]);
-        bytes.extend((-22_i32).to_ne_bytes());
-        bytes.extend([52, 0, 0, 0, 24, 0, 5, 6, 7, 0, 0, 0, 0, 0, 0, 0]);
-        bytes.extend([32, 0, 1, 0]);
-        bytes.extend(text);
-        bytes
+        let command = "ip route replace 10.200.54.0/24 via 10.200.54.0 dev flannel.1 onlink (device down)";
+        kernel(command).concat()
     }
 
     #[test]
     fn the_text_behind_an_error_is_found() {
         let bytes = refused();
         let message = messages(&bytes).next().unwrap().unwrap();
-        assert_eq!(message.sequence, 7);
-        let words = Some("Nexthop has invalid gateway".to_owned());
-        assert_eq!(message.outcome(), Err(Refusal { errno: 22, words }));
+        assert_eq!(message.sequence, 11);
+        let words = Some("Nexthop device is not up".to_owned());
+        assert_eq!(message.outcome(), Err(Refusal { errno: nix::libc::ENETDOWN, words }));
     }
 
     #[test]

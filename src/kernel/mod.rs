@@ -1,4 +1,8 @@
 //! The kernel's side: observe, apply, watch. The only place that knows netlink and interface indexes.
+//!
+//! [`LinuxKernel`] speaks rtnetlink with the network namespace it was opened in. From the outside in: `observe`, `step`,
+//! `apply` and `watch` do what the trait says; `wire` turns requests into bytes and `parse` bytes into values; `socket`
+//! sends, receives and matches answers; `message` and `refusal` know the outer shape of a message and of a failure.
 
 use std::future::Future;
 use std::net::Ipv4Addr;
@@ -17,6 +21,8 @@ mod linux;
 mod message;
 mod observe;
 mod parse;
+#[cfg(test)]
+mod recorded;
 mod refusal;
 mod socket;
 mod step;

@@ -293,9 +293,83 @@ fn text(value: &[u8]) -> &str {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kernel::message::messages;
+    use crate::kernel::recorded::{go, kernel};
     use proptest::prelude::*;
 
+    fn payload(bytes: &[u8]) -> &[u8] {
+        messages(bytes).next().unwrap().unwrap().payload
+    }
+
+    #[test]
+    fn a_vxlan_device_is_read() {
+        let bytes = kernel("ip -d link show flannel.1").concat();
+        let link = link(payload(&bytes)).unwrap();
+        assert_eq!((link.index, link.name.as_str(), link.parent), (4, "flannel.1", Some(3)));
+        let vxlan = ObservedVxlan {
+            vni: 1,
+            parent: None,
+            local: Some(Ipv4Addr::new(10, 8, 0, 111)),
+            group: false,
+            port: 8472,
+            learning: false,
+            l2miss: false,
+            gbp: false,
+        };
+        let mac = "22:84:96:4b:66:c2".parse().unwrap();
+        let expected = ObservedVtep { vxlan: Some(vxlan), mac, mtu: 1370, up: true, addresses: vec![] };
+        assert_eq!(link.device, expected);
+    }
+
+    #[test]
+    fn an_address_is_read() {
+        let bytes = kernel("ip addr add 10.200.43.0/32 dev flannel.1").concat();
+        let address = address(payload(&bytes)).unwrap();
+        assert_eq!((address.index, address.network.to_string().as_str()), (4, "10.200.43.0/32"));
+        let flags = (address.host.permanent, address.host.secondary, address.host.deprecated);
+        assert_eq!(flags, (true, false, false));
+    }
+
+    /// The other direction of the wire tests: requests of the Go daemon have the shape of notifications.
+    #[test]
+    fn what_the_go_daemon_puts_is_read_as_what_we_put() {
+        let mac = "e2:f9:06:60:e7:6a".parse().unwrap();
+        let neighbor = Entry::Neighbor(Ipv4Addr::new(10, 200, 54, 0), Some(mac));
+        assert_eq!(station(payload(&go("ip neigh replace"))), Some(Station { index: 3, entry: neighbor }));
+        let target = FdbTarget { dst: Ipv4Addr::new(10, 8, 0, 112), plain: true };
+        let fdb = Entry::Fdb(mac, Some(target));
+        assert_eq!(station(payload(&go("bridge fdb replace"))), Some(Station { index: 3, entry: fdb }));
+        let overlay = route(payload(&go("ip route replace, onlink"))).unwrap();
+        assert_eq!(overlay.route(Some(3)), Route::overlay("10.200.54.0/24".parse().unwrap()));
+        let direct = route(payload(&go("ip route replace, direct"))).unwrap().route(Some(3));
+        let ours = Route::direct("10.200.29.0/24".parse().unwrap(), Ipv4Addr::new(10, 8, 0, 112));
+        assert_eq!(direct, Route { protocol: 3, ..ours });
+    }
+
     proptest! {
+        /// A VXLAN link with bytes changed at random.
+        #[test]
+        fn damaged_links_are_survived(
+            damage in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..40),
+        ) {
+            let mut bytes = kernel("ip -d link show flannel.1").concat();
+            for (place, value) in damage {
+                *place.get_mut(&mut bytes[16..]) = value;
+            }
+            let _ = link(payload(&bytes));
+        }
+
+        /// Any attribute in the place where those of a VXLAN device are.
+        #[test]
+        fn any_vxlan_attributes_are_survived(kind in 0_u16..40, value in prop::collection::vec(any::<u8>(), 0..24)) {
+            let length = u16::try_from(value.len()).unwrap() + 4;
+            let mut data = Vec::new();
+            data.extend(length.to_ne_bytes());
+            data.extend(kind.to_ne_bytes());
+            data.extend(&value);
+            let _ = vxlan_data(&data);
+        }
+
         #[test]
         fn any_bytes_are_survived(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
             let _ = (link_identity(&bytes), link(&bytes), address_index(&bytes));

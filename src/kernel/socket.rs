@@ -7,7 +7,7 @@
 
 use std::io;
 
-use netlink_packet_core::NLM_F_DUMP_INTR;
+use netlink_packet_core::{NLM_F_DUMP_INTR, NLMSG_DONE, NLMSG_ERROR};
 use nix::libc;
 use nix::sys::socket::{setsockopt, sockopt};
 use rtnetlink::sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
@@ -22,10 +22,6 @@ const INBOX: usize = 64 << 10;
 
 /// How often a dump is taken again when the table changed under it (`NLM_F_DUMP_INTR`).
 const DUMP_ATTEMPTS: usize = 10;
-
-/// Message kinds below this are not answers but about answers (`NLMSG_MIN_TYPE`).
-const ERROR: u16 = 2;
-const DONE: u16 = 3;
 
 /// What a read from a socket gave.
 pub(super) enum Read {
@@ -105,7 +101,7 @@ impl Requests {
     pub(super) fn acknowledged(&mut self, encode: impl FnOnce(&mut Vec<u8>, Stamp)) -> Result<(), Refusal> {
         let mut acknowledged = None;
         self.exchange(true, encode, |message| {
-            if message.kind == ERROR {
+            if message.kind == NLMSG_ERROR {
                 acknowledged = Some(message.outcome());
             }
         })?;
@@ -121,7 +117,7 @@ impl Requests {
         let mut answer = Err(Refusal::without_answer("the kernel did not answer"));
         self.exchange(false, encode, |message| {
             answer = match message.kind {
-                ERROR => message.outcome().and(Err(Refusal::without_answer("the answer is empty"))),
+                NLMSG_ERROR => message.outcome().and(Err(Refusal::without_answer("the answer is empty"))),
                 _ => parse(message).ok_or_else(|| Refusal::without_answer("the answer is not understood")),
             };
         })?;
@@ -139,7 +135,7 @@ impl Requests {
             self.exchange(false, &encode, |message| {
                 interrupted |= message.flags & NLM_F_DUMP_INTR != 0;
                 match message.kind {
-                    ERROR | DONE => end = Some(message.outcome()),
+                    NLMSG_ERROR | NLMSG_DONE => end = Some(message.outcome()),
                     _ => entries.extend(parse(message)),
                 }
             })?;
@@ -167,7 +163,7 @@ impl Requests {
             encode(&mut self.outbox, stamp, item);
         }
         let result = self.send_and_read(first, |message| {
-            if let (ERROR, Err(refusal)) = (message.kind, message.outcome()) {
+            if let (NLMSG_ERROR, Err(refusal)) = (message.kind, message.outcome()) {
                 let position = usize::try_from(message.sequence.wrapping_sub(first));
                 position.into_iter().for_each(|position| failed(position, refusal.clone()));
             }
@@ -213,7 +209,8 @@ impl Requests {
                     for message in answers.filter(|message| message.sequence.wrapping_sub(first) <= expected)
                     {
                         each(&message);
-                        complete |= message.sequence == self.sequence && matches!(message.kind, ERROR | DONE);
+                        complete |= message.sequence == self.sequence
+                            && matches!(message.kind, NLMSG_ERROR | NLMSG_DONE);
                     }
                 }
             }

@@ -188,3 +188,6 @@ fn follow(known: &mut Option<u32>, wanted: &IfName, index: u32, name: Option<&If
     }
     was_it
 }
+
+#[cfg(test)]
+mod tests;

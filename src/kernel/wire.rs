@@ -130,17 +130,11 @@ fn put_route(out: &mut Vec<u8>, stamp: Stamp, vtep: u32, route: &Route) {
     push_route(out, stamp, libc::RTM_NEWROUTE, &header, vtep, route);
 }
 
-/// Names type and protocol only as far as needed: 0 matches any.
-///
-/// A direct route names its protocol, so that a route of somebody else to the same place cannot be hit. A route that is
-/// not plain may have any scope (`RT_SCOPE_NOWHERE` matches all).
+/// Type and protocol 0 match any, as recorded: a route of the Go daemon that was adopted goes too. A route that is not
+/// plain may have any scope (`RT_SCOPE_NOWHERE` matches all).
 fn delete_route(out: &mut Vec<u8>, stamp: Stamp, vtep: u32, route: &Route) {
-    let protocol = match route.device {
-        RouteDevice::Vtep => RouteProtocol::Unspec,
-        RouteDevice::Other => RouteProtocol::from(route.protocol),
-    };
     let scope = if route.plain { RouteScope::Universe } else { RouteScope::NoWhere };
-    let header = RouteHeader { protocol, scope, ..route_header(route) };
+    let header = RouteHeader { scope, ..route_header(route) };
     push_route(out, stamp, libc::RTM_DELROUTE, &header, vtep, route);
 }
 
@@ -308,3 +302,6 @@ pub(super) fn route_to(out: &mut Vec<u8>, stamp: Stamp, ip: Ipv4Addr) {
     let destination = RouteAttribute::Destination(RouteAddress::Inet(ip));
     push(out, stamp, libc::RTM_GETROUTE, 0, &[&header, &destination]);
 }
+
+#[cfg(test)]
+mod tests;
