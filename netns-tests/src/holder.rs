@@ -80,7 +80,7 @@ pub fn hold(args: &HoldArgs) -> Result<()> {
 /// Process 1 of a node: lays out its mounts, says `ready`, and waits for the lab to end.
 ///
 /// # Errors
-/// When a mount fails; the lab sees the message, because it keeps the holder's standard error.
+/// When a mount fails; the lab reads the message from the log of the holder.
 pub fn init(args: &HoldArgs) -> Result<()> {
     let _belongs = hold_lock(&args.lab)?;
     lay_out_mounts(&args.lab.join(&args.name), &args.machine_id)?;

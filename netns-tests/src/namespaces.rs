@@ -63,18 +63,23 @@ impl Namespaces {
     /// Starts a holder and waits until its mounts are laid out.
     ///
     /// # Errors
-    /// When the holder fails; what it said is on standard error.
+    /// When the holder fails, with what it said.
     pub fn create(args: &HoldArgs) -> Result<Self> {
+        // Not this process's standard error: a kept lab would hold a pipe behind `cargo lab demo --keep | …` open.
+        let log = args.lab.join(format!("{}.holder.log", args.name));
         let mut holder = Command::new(binaries::lab()?)
             .arg("__hold")
             .args(args.words())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
+            .stderr(File::create(&log).with_context(|| format!("create {}", log.display()))?)
             .process_group(0)
             .spawn()
             .context("start a node's holder")?;
         let said = holder.stdout.take().context("the holder has no standard output")?;
-        let init = await_ready(BufReader::new(said)).with_context(|| format!("node {}", args.name))?;
+        let last_words = || std::fs::read_to_string(&log).unwrap_or_default();
+        let init = await_ready(BufReader::new(said))
+            .with_context(|| format!("node {}: {}", args.name, last_words().trim()))?;
         Ok(Self { files: Arc::new(NamespaceFiles::of(init)?), init, holder: Mutex::new(Some(holder)) })
     }
 

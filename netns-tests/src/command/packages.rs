@@ -17,11 +17,12 @@ struct Package {
     shown_by: &'static str,
 }
 
-const INSTALLED: [Package; 12] = [
+const INSTALLED: [Package; 13] = [
     Package { name: "iproute2", shown_by: "ip" },
     Package { name: "iputils-ping", shown_by: "ping" },
     Package { name: "procps", shown_by: "sysctl" },
     Package { name: "iptables", shown_by: "iptables" },
+    Package { name: "nftables", shown_by: "nft" },
     Package { name: "ethtool", shown_by: "ethtool" },
     Package { name: "etcd-client", shown_by: "etcdctl" },
     Package { name: "containernetworking-plugins", shown_by: "/usr/lib/cni/host-local" },

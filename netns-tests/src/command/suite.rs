@@ -95,6 +95,13 @@ fn cargo(words: &[&str]) -> Result<()> {
 fn cargo_command() -> Command {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.current_dir(binaries::repository());
+    // Tests of other packages start `etcd` too, which may only be unpacked.
+    let folders = std::env::var_os("PATH").unwrap_or_default();
+    let unpacked = binaries::unpacked_packages().join("usr/bin");
+    let folders = std::env::split_paths(&folders).chain([unpacked, "/usr/sbin".into(), "/sbin".into()]);
+    if let Ok(path) = std::env::join_paths(folders) {
+        command.env("PATH", path);
+    }
     command
 }
 
