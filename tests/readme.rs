@@ -25,12 +25,8 @@ fn option_row(flag: &Flag) -> Option<String> {
         _ => String::new(),
     };
     match flag.support {
-        Support::Built => {
-            Some(format!("| `{}` | {} | {}{unit} |", flag.name, default_of(flag), flag.help))
-        }
-        Support::NoEffect => {
-            Some(format!("| `{}` | | accepted, without effect: {} |", flag.name, flag.help))
-        }
+        Support::Built => Some(format!("| `{}` | {} | {}{unit} |", flag.name, default_of(flag), flag.help)),
+        Support::NoEffect => Some(format!("| `{}` | | accepted, without effect: {} |", flag.name, flag.help)),
         Support::NotBuilt { .. } => None,
     }
 }

@@ -153,7 +153,7 @@ impl Told {
         match self.trouble.failed(problem, self.started.elapsed()) {
             Tell::Now => error!(%problem, "{what}"),
             Tell::Lasts { time, failures } => {
-                error!(%problem, failures, seconds = time.as_secs(), "{what}, still")
+                error!(%problem, failures, seconds = time.as_secs(), "{what}, still");
             }
             Tell::Not => {}
         }
