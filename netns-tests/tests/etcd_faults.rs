@@ -23,12 +23,23 @@ fn etcd_may_start_after_the_daemon() -> Result<()> {
         let told =
             status.iter().any(|message| message.text.starts_with("STATUS=") && message.text.contains("etcd"));
         ensure!(told && !status.iter().any(|message| message.text == "READY=1"), "{status:?}");
+        // Else systemd would give up on the start after 90 seconds.
+        let longer = |text: &str| {
+            text.strip_prefix("EXTEND_TIMEOUT_USEC=").is_some_and(|time| time.parse::<u64>().is_ok())
+        };
+        ensure!(status.iter().any(|message| longer(&message.text)), "{status:?}");
         Ok(())
     })?;
     daemons[0].process_mut().ensure_running()?;
     lab.etcd_mut().start()?;
     throughout(Duration::from_millis(1500), "not ready without a network config", || {
         ensure!(daemons.iter().all(|daemon| daemon.notify().first("READY=1").is_none()), "READY=1");
+        Ok(())
+    })?;
+    eventually(lab::CONVERGENCE, "the daemon names the missing key", || {
+        let said = daemons[0].notify().received();
+        let named = said.iter().any(|message| message.text.contains(&format!("{PREFIX}/config")));
+        ensure!(named, "{said:?}");
         Ok(())
     })?;
     lab.etcd().put(&format!("{PREFIX}/config"), &spec.network_config)?;
