@@ -19,9 +19,11 @@
 //! | [`firewall`] | model | store, kernel, daemon |
 //! | [`subnet_env`], [`notify`], [`logging`], [`clock`] | model | each other's business |
 //! | [`health`] | status, metrics | anything that changes state |
+//! | [`command`] | all of the above | the daemon's loop |
 //! | [`daemon`] | all of the above through traits and values | netlink or etcd types |
 
 pub mod clock;
+pub mod command;
 pub mod daemon;
 pub mod firewall;
 pub mod health;

@@ -1,4 +1,5 @@
-//! The daemon's process: argv and environment become options, a runtime runs the daemon, the outcome becomes an exit code.
+//! The process: a command of [`flanneld::command`], or the daemon: argv and environment become options, a runtime runs the
+//! daemon, the outcome becomes an exit code.
 
 use std::pin::pin;
 use std::process::ExitCode;
@@ -11,11 +12,15 @@ use flanneld::kernel::{LinuxKernel, ReceiveBuffers};
 use flanneld::notify::Notifier;
 use flanneld::options::{self, Configured, Invocation};
 use flanneld::subnet_env::{Previous, file};
-use flanneld::{health, logging, store};
+use flanneld::{command, health, logging, store};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::{error, info, warn};
 
 fn main() -> ExitCode {
+    let mut words = std::env::args_os().skip(1);
+    if let Some(command) = words.next().as_deref().and_then(command::find) {
+        return (command.run)(words.collect());
+    }
     match options::read(std::env::args_os(), std::env::vars_os()) {
         Ok(Invocation::Help(text) | Invocation::Version(text)) => {
             eprintln!("{}", text.trim_end());
