@@ -130,7 +130,7 @@ impl<K: KeyValue> LeaseStore for Etcd<K> {
     async fn list(&self) -> Result<Snapshot, StoreError> {
         let listing = self.kv.list(&self.keys.subnets, Instant::now() + CALL).await?;
         self.cluster.store(listing.cluster, Ordering::Relaxed);
-        Ok(Snapshot { records: listing.records, next: listing.revision + 1 })
+        Ok(Snapshot { records: listing.records, next: listing.revision + 1, cluster: listing.cluster })
     }
 
     async fn create(

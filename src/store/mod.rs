@@ -63,6 +63,8 @@ pub struct Snapshot {
     pub records: Vec<Record>,
     /// Where a watch has to start so that nothing is missed.
     pub next: Revision,
+    /// Which cluster answered. Another one than before: the store was replaced, and its revisions count anew.
+    pub cluster: u64,
 }
 
 /// A change of one lease key.

@@ -136,7 +136,7 @@ impl<'a, K: KeyValue> Watch<'a, K> {
     async fn start_over(&mut self, listing: Listing) -> End {
         self.cluster = Some(listing.cluster);
         self.from = listing.revision + 1;
-        let snapshot = Snapshot { records: listing.records, next: self.from };
+        let snapshot = Snapshot { records: listing.records, next: self.from, cluster: listing.cluster };
         match self.sink.send(Update::Snapshot(snapshot)).await {
             Ok(()) => End::Reopen,
             Err(_) => End::Closed,
