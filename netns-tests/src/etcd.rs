@@ -9,7 +9,9 @@ use anyhow::{Context, Result, bail, ensure};
 use nix::sys::signal::Signal;
 
 use crate::binaries;
+use crate::etcd_v2::V2;
 use crate::eventually::eventually;
+use crate::lab::Spec;
 use crate::namespaces::Entry;
 use crate::node::Node;
 use crate::process::Process;
@@ -29,7 +31,7 @@ pub struct KeyValue {
     pub mod_revision: i64,
     /// revision of its creation
     pub create_revision: i64,
-    /// id of its etcd lease; 0 for a key without one
+    /// id of its etcd lease; 0 for a key that never expires
     pub lease: i64,
 }
 
@@ -41,20 +43,67 @@ struct Member {
     process: Option<Process>,
 }
 
+/// Which of etcd's two stores holds the network.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Api {
+    /// As Go flannel up to v0.16. Served only with `--enable-v2`.
+    V2,
+    /// As Go flannel from v0.18 on.
+    #[default]
+    V3,
+}
+
 /// All members.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Etcd {
     members: Vec<Member>,
+    api: Api,
+    tls: bool,
     arguments: Vec<String>,
 }
 
 impl Etcd {
-    /// Makes a cluster of the given nodes without starting it. `arguments` are added to each member's command line.
+    /// With TLS, what has to be written into every node of etcd before it is started: the certificate authority, the
+    /// server's certificate and key.
+    pub const TLS_FILES: [&str; 3] = ["/etc/etcd/ca.pem", "/etc/etcd/server.pem", "/etc/etcd/server-key.pem"];
+    /// With TLS, what has to be written into every node of a daemon: the certificate authority, the client's certificate
+    /// and key.
+    pub const CLIENT_TLS_FILES: [&str; 3] =
+        ["/etc/flannel/ca.pem", "/etc/flannel/client.pem", "/etc/flannel/client-key.pem"];
+
+    /// Makes a cluster of the given nodes without starting it.
     #[must_use]
-    pub fn new(nodes: Vec<(Arc<Node>, Ipv4Addr)>, arguments: Vec<String>) -> Self {
-        let members =
-            nodes.into_iter().map(|(node, address)| Member { node, address, process: None }).collect();
-        Self { members, arguments }
+    pub fn new(nodes: Vec<(Arc<Node>, Ipv4Addr)>, spec: &Spec) -> Self {
+        let member = |(node, address)| Member { node, address, process: None };
+        let mut arguments = spec.etcd_arguments.clone();
+        if spec.etcd_api == Api::V2 {
+            arguments.push("--enable-v2".to_owned());
+        }
+        if spec.etcd_tls {
+            let [ca, certificate, key] = Self::TLS_FILES;
+            arguments.push(format!("--trusted-ca-file={ca}"));
+            arguments.push(format!("--cert-file={certificate}"));
+            arguments.push(format!("--key-file={key}"));
+            arguments.push("--client-cert-auth".to_owned());
+        }
+        let members = nodes.into_iter().map(member).collect();
+        Self { members, api: spec.etcd_api, tls: spec.etcd_tls, arguments }
+    }
+
+    /// The files a daemon needs to connect, if etcd wants TLS.
+    #[must_use]
+    pub fn tls_files(&self) -> Option<[&'static str; 3]> {
+        self.tls.then_some(Self::CLIENT_TLS_FILES)
+    }
+
+    fn url(&self, member: &Member) -> String {
+        format!("{}://{}:2379", if self.tls { "https" } else { "http" }, member.address)
+    }
+
+    /// The v2 store, whichever holds the network.
+    #[must_use]
+    pub fn v2(&self) -> V2<'_> {
+        V2(self)
     }
 
     /// Starts every member and waits until the cluster answers.
@@ -75,14 +124,16 @@ impl Etcd {
     pub fn launch(&mut self, member: usize) -> Result<()> {
         let cluster: Vec<String> =
             self.members.iter().map(|m| format!("{}=http://{}:2380", m.node.name(), m.address)).collect();
+        let urls: Vec<String> = self.members.iter().map(|member| self.url(member)).collect();
+        let url = urls.get(member).context("no such etcd member")?;
         let member = self.members.get_mut(member).context("no such etcd member")?;
         let address = member.address;
         let program = binaries::program("etcd").context("no etcd; `cargo lab demo` gets what is missing")?;
         let mut command = Command::new(program);
         command
             .args(["--name", member.node.name(), "--data-dir", DATA])
-            .arg(format!("--listen-client-urls=http://{address}:2379,http://127.0.0.1:2379"))
-            .arg(format!("--advertise-client-urls=http://{address}:2379"))
+            .arg(format!("--listen-client-urls={url},http://127.0.0.1:2379"))
+            .arg(format!("--advertise-client-urls={url}"))
             .arg(format!("--listen-peer-urls=http://{address}:2380"))
             .arg(format!("--initial-advertise-peer-urls=http://{address}:2380"))
             .arg(format!("--initial-cluster={}", cluster.join(",")))
@@ -161,18 +212,19 @@ impl Etcd {
     /// What `-etcd-endpoints` takes.
     #[must_use]
     pub fn endpoints(&self) -> String {
-        let urls: Vec<String> = self.members.iter().map(|m| format!("http://{}:2379", m.address)).collect();
+        let urls: Vec<String> = self.members.iter().map(|member| self.url(member)).collect();
         urls.join(",")
     }
 
-    /// Runs `etcdctl` (API 3) in the first member's node against all members and returns its output.
+    /// Runs `etcdctl` (API 3) in the first member's node against all members (with TLS: that one) and returns its output.
     ///
     /// # Errors
     /// When it fails.
     pub fn ctl(&self, arguments: &[&str]) -> Result<String> {
         let node = self.node(0)?;
         let mut command = Command::new("etcdctl");
-        command.env("ETCDCTL_API", "3").arg(format!("--endpoints={}", self.endpoints()));
+        let endpoints = if self.tls { "http://127.0.0.1:2379".to_owned() } else { self.endpoints() };
+        command.env("ETCDCTL_API", "3").arg(format!("--endpoints={endpoints}"));
         command.args(["--dial-timeout=1s", "--command-timeout=3s"]).args(arguments).stdin(Stdio::null());
         let output = node.output(&mut command, &Entry::Node)?;
         if !output.status.success() {
@@ -186,14 +238,20 @@ impl Etcd {
     /// # Errors
     /// When etcd refuses.
     pub fn put(&self, key: &str, value: &str) -> Result<()> {
-        self.ctl(&["put", "--", key, value]).map(drop)
+        match self.api {
+            Api::V2 => self.v2().put(key, value, None),
+            Api::V3 => self.ctl(&["put", "--", key, value]).map(drop),
+        }
     }
 
-    /// Puts a key bound to a new etcd lease of `ttl` seconds.
+    /// Puts a key that lives for `ttl` seconds; in v3 bound to a new etcd lease.
     ///
     /// # Errors
     /// When etcd refuses.
     pub fn put_leased(&self, key: &str, value: &str, ttl: u32) -> Result<()> {
+        if self.api == Api::V2 {
+            return self.v2().put(key, value, Some(Duration::from_secs(ttl.into())));
+        }
         let granted = self.ctl(&["lease", "grant", &ttl.to_string()])?;
         let id = granted.split_whitespace().nth(1).context("etcdctl lease grant names no lease")?;
         self.ctl(&["put", &format!("--lease={id}"), "--", key, value]).map(drop)
@@ -204,16 +262,22 @@ impl Etcd {
     /// # Errors
     /// When etcd refuses or there was no such key.
     pub fn delete(&self, key: &str) -> Result<()> {
+        if self.api == Api::V2 {
+            return self.v2().delete(key, "");
+        }
         let deleted = self.ctl(&["del", "--", key])?;
         ensure!(deleted.trim() == "1", "no key {key} to delete");
         Ok(())
     }
 
-    /// All keys that begin with `prefix`, in order.
+    /// All keys that begin with `prefix` (in v2: below that folder), in order.
     ///
     /// # Errors
     /// When etcd does not answer.
     pub fn list(&self, prefix: &str) -> Result<Vec<KeyValue>> {
+        if self.api == Api::V2 {
+            return self.v2().list(prefix);
+        }
         parse_fields(&self.ctl(&["get", "--prefix", "--write-out=fields", "--", prefix])?)
     }
 
@@ -222,6 +286,9 @@ impl Etcd {
     /// # Errors
     /// When it is not there.
     pub fn get(&self, key: &str) -> Result<KeyValue> {
+        if self.api == Api::V2 {
+            return self.v2().get(key);
+        }
         let found = parse_fields(&self.ctl(&["get", "--write-out=fields", "--", key])?)?;
         found.into_iter().next().with_context(|| format!("no key {key} in etcd"))
     }

@@ -1,4 +1,4 @@
-//! As much HTTP as it takes to ask a health server.
+//! As much HTTP as it takes to ask a health server and etcd's v2 store.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -13,10 +13,29 @@ const TIMEOUT: Duration = Duration::from_secs(5);
 /// # Errors
 /// When the server does not answer with HTTP.
 pub fn get(address: SocketAddr, path: &str) -> Result<(u16, String)> {
+    exchange(address, &format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n"))
+}
+
+/// Any request with a form as its body. HTTP/1.0, so that the answer does not come in chunks.
+///
+/// # Errors
+/// When the server does not answer with HTTP.
+pub fn request(address: SocketAddr, method: &str, path: &str, form: &str) -> Result<(u16, String)> {
+    exchange(
+        address,
+        &format!(
+            "{method} {path} HTTP/1.0\r\nHost: {address}\r\nContent-Type: application/x-www-form-urlencoded\r\n\
+             Content-Length: {}\r\n\r\n{form}",
+            form.len()
+        ),
+    )
+}
+
+fn exchange(address: SocketAddr, request: &str) -> Result<(u16, String)> {
     let mut stream =
         TcpStream::connect_timeout(&address, TIMEOUT).with_context(|| format!("connect {address}"))?;
     stream.set_read_timeout(Some(TIMEOUT))?;
-    write!(stream, "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n")?;
+    stream.write_all(request.as_bytes())?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer).context("read the answer")?;
     let (head, body) = answer.split_once("\r\n\r\n").context("an answer without a head")?;

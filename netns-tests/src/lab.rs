@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, anyhow, ensure};
 
 use crate::cni::{CONFLIST, ROLE_CONFLIST};
-use crate::etcd::Etcd;
+use crate::etcd::{Api, Etcd};
 use crate::eventually::eventually;
 use crate::flanneld::{Flanneld, HEALTH_PORT, Options, SUBNET_FILE};
 use crate::folder::LabFolder;
@@ -33,6 +33,10 @@ pub struct Spec {
     pub underlay: Underlay,
     /// number of etcd members, at most 9
     pub etcd_members: u8,
+    /// the store that holds the network; the other one stays empty, and v2 is served only if it is this one
+    pub etcd_api: Api,
+    /// etcd wants TLS and client certificates; the files have to be written before etcd is started ([`Etcd::TLS_FILES`])
+    pub etcd_tls: bool,
     /// further words for each member's command line
     pub etcd_arguments: Vec<String>,
     /// the network config, as the role writes it
@@ -54,6 +58,8 @@ impl Default for Spec {
             nodes: 3,
             underlay: Underlay::veth(),
             etcd_members: 1,
+            etcd_api: Api::V3,
+            etcd_tls: false,
             etcd_arguments: Vec::new(),
             network_config: r#"{"Network":"10.200.0.0/16","Backend":{"Type": "vxlan"}}"#.to_owned(),
         }
@@ -100,7 +106,7 @@ impl Lab {
         ensure_root()?;
         let folder = LabFolder::create()?;
         let mut lab = Self {
-            etcd: Etcd::new(Vec::new(), Vec::new()),
+            etcd: Etcd::default(),
             mesh: Mesh::default(),
             nodes: Vec::new(),
             switch: Switch::start(&folder)?,
@@ -113,7 +119,7 @@ impl Lab {
             let address = lab.connect(&node, 100 + number)?;
             members.push((node, address));
         }
-        lab.etcd = Etcd::new(members, spec.etcd_arguments.clone());
+        lab.etcd = Etcd::new(members, spec);
         for _ in 0..spec.nodes {
             lab.add_node()?;
         }
@@ -227,7 +233,14 @@ impl Lab {
     /// The options the role would give the daemon of node `number`.
     #[must_use]
     pub fn options(&self, number: u8) -> Options {
-        Options::default()
+        let options = match self.etcd.tls_files() {
+            Some([ca, certificate, key]) => Options::default()
+                .flag("etcd-cafile", ca)
+                .flag("etcd-certfile", certificate)
+                .flag("etcd-keyfile", key),
+            None => Options::default(),
+        };
+        options
             .flag("etcd-endpoints", self.etcd.endpoints())
             .flag("etcd-prefix", PREFIX)
             .flag("healthz-ip", "127.0.0.1")

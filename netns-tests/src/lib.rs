@@ -14,6 +14,7 @@ pub mod binaries;
 pub mod cni;
 pub mod command;
 pub mod etcd;
+pub mod etcd_v2;
 pub mod eventually;
 pub mod flanneld;
 pub mod folder;
@@ -36,6 +37,7 @@ pub mod tcp;
 pub mod underlay;
 pub mod wireguard;
 
+pub use etcd::Api;
 pub use eventually::{eventually, throughout};
 pub use flanneld::{Flanneld, Options};
 pub use lab::{Lab, Spec};

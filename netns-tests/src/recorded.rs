@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, ensure};
 use serde_json::{Map, Value};
 
+use crate::etcd::Api;
 use crate::flanneld::SUBNET_FILE;
 use crate::lab::{Lab, Spec};
 use crate::node::Node;
@@ -44,14 +45,16 @@ impl Recorded {
         Ok(Self { meta: serde_json::from_str(&meta)?, folder })
     }
 
-    /// A lab with one node like the recorded one: `wg0` with MTU 1420 (a veth end) and the same network config.
+    /// A lab with one node like the recorded one: `wg0` with MTU 1420 (a veth end), the same network config, and the store
+    /// that the recorded version uses.
     ///
     /// # Errors
     /// When the recording names no network config.
     pub fn spec(&self) -> Result<Spec> {
         let network_config = self.meta_text("/network_config")?.to_owned();
         let underlay = Underlay::Veth { device: "wg0".to_owned(), mtu: 1420 };
-        Ok(Spec { nodes: 1, underlay, network_config, ..Spec::default() })
+        let etcd_api = if self.text("etcd.json")?.contains("/v2/keys/") { Api::V2 } else { Api::V3 };
+        Ok(Spec { nodes: 1, underlay, network_config, etcd_api, ..Spec::default() })
     }
 
     /// What stands in a file of the phase `running`.
@@ -85,7 +88,7 @@ impl Recorded {
         Ok(links.pointer("/0/ifname").and_then(Value::as_str).context("a device's name")?.to_owned())
     }
 
-    /// Writes the recorded leases into etcd's v3 store, the node's own included, each with a time to live of a day.
+    /// Writes the recorded leases into etcd, the node's own included, each with a time to live of a day.
     ///
     /// # Errors
     /// When etcd refuses.
