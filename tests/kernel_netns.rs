@@ -405,6 +405,38 @@ fn foreign_entries_of_our_kind_are_seen_and_can_be_removed_or_corrected() {
 }
 
 #[test]
+fn a_blackhole_lives_beside_a_pod_bridge_and_only_ours_is_touched() {
+    in_namespace(async |mut node| {
+        let own = subnet(0);
+        let ours = Route::blackhole(own);
+        let go = Route { metric: 0, protocol: 3, ..ours };
+        run(&format!("ip route add blackhole {own}"));
+        run("ip route add blackhole 10.128.9.0/24 metric 3");
+        run("ip route add blackhole 172.30.0.0/24 proto 149 metric 4294967295"); // of a former network
+        run("ip route add blackhole 172.30.1.0/24");
+        run("ip addr add 10.128.1.1/24 dev far0"); // what the CNI plugin bridge does
+        let found = node.entries();
+        let former = Route::blackhole("172.30.0.0/24".parse().unwrap());
+        assert!(found.routes.contains(&go) && found.routes.contains(&former), "{found:?}");
+
+        let desired = Entries { routes: [ours].into(), ..Entries::default() };
+        let plan = flanneld::model::diff::diff(&desired, &found);
+        node.kernel.watch(&node.scope).unwrap();
+        node.apply(&plan.operations);
+        assert_eq!(
+            run("ip -d route show type blackhole"),
+            "blackhole 10.128.1.0/24 proto 149 scope global metric 4294967295 \n\
+             blackhole 10.128.9.0/24 proto boot scope global metric 3 \n\
+             blackhole 172.30.1.0/24 proto boot scope global \n"
+        );
+        assert!(run("ip route get 10.128.1.2").contains("dev far0"), "the bridge wins");
+        node.kernel.queued();
+        run(&format!("ip route del blackhole {own} metric 4294967295"));
+        node.notice(|change| *change == Change::RouteRemoved(ours)).await;
+    });
+}
+
+#[test]
 fn the_host_is_read_in_index_order() {
     in_namespace(async |mut node| {
         run("ip addr add 10.8.0.7/24 dev wg0");

@@ -36,6 +36,7 @@ pub(super) struct DataPlane<K> {
     network: Ipv4Network,
     direct_routing: bool,
     direct: BTreeSet<Ipv4Addr>,
+    blackhole: bool,
     mirror: Entries,
     failed: BTreeMap<EntryKey, String>,
     conflicts: BTreeMap<Ipv4Network, Route>,
@@ -52,6 +53,8 @@ pub(super) struct Wanted {
     pub(super) network: Ipv4Network,
     /// Reach peers on the same link without the tunnel.
     pub(super) direct_routing: bool,
+    /// Drop what is sent to our own subnet while no pod bridge has it (`ip-blackhole-route`).
+    pub(super) blackhole: bool,
 }
 
 /// What one round changed in the kernel.
@@ -87,6 +90,7 @@ impl<K: Kernel> DataPlane<K> {
             network: wanted.network,
             direct_routing: wanted.direct_routing,
             direct: BTreeSet::new(),
+            blackhole: wanted.blackhole,
             mirror: Entries::default(),
             failed: BTreeMap::new(),
             conflicts: BTreeMap::new(),
@@ -108,9 +112,14 @@ impl<K: Kernel> DataPlane<K> {
         self.address = address;
     }
 
+    fn desired(&self) -> Overlay<'_> {
+        Overlay { leases: &self.leases, direct: &self.direct, blackhole: self.blackhole }
+    }
+
     /// How many peers have an entry that could not be programmed.
     pub(super) fn failed_peers(&self) -> usize {
-        let mut peers: BTreeSet<Ipv4Network> = self.conflicts.keys().copied().collect();
+        let is_peer = |subnet: &Ipv4Network| self.leases.peer(*subnet).is_some();
+        let mut peers: BTreeSet<Ipv4Network> = self.conflicts.keys().copied().filter(is_peer).collect();
         for key in self.failed.keys() {
             match *key {
                 EntryKey::Neighbor(ip) => peers.extend(self.leases.peer_at(ip).map(|(subnet, _)| subnet)),
@@ -144,7 +153,7 @@ impl<K: Kernel> DataPlane<K> {
         self.failed.clear();
         self.conflicts.clear();
         self.find_direct(self.leases.peers().map(|(subnet, _)| subnet).collect());
-        let desired = Overlay { leases: &self.leases, direct: &self.direct }.entries();
+        let desired = self.desired().entries();
         let mut report = self.carry_out(diff(&desired, &self.mirror));
         if !steps.is_empty() {
             report.done.insert(OperationKind::Device, u64::try_from(steps.len()).unwrap_or(u64::MAX));
@@ -203,7 +212,7 @@ impl<K: Kernel> DataPlane<K> {
                 self.conflicts.remove(subnet);
             }
         }
-        let desired = Overlay { leases: &self.leases, direct: &self.direct }.entries_of(keys);
+        let desired = self.desired().entries_of(keys);
         self.carry_out(diff(&desired, &self.mirror.restricted_to(keys)))
     }
 
@@ -218,7 +227,7 @@ impl<K: Kernel> DataPlane<K> {
                 break;
             }
             let keys = self.take_over(&changes);
-            let desired = Overlay { leases: &self.leases, direct: &self.direct }.entries_of(&keys);
+            let desired = self.desired().entries_of(&keys);
             let rest = diff(&desired, &self.mirror.restricted_to(&keys));
             let failing: Vec<Operation> = rest
                 .operations
@@ -351,7 +360,13 @@ mod tests {
             gbp: false,
         };
         let network = "10.200.0.0/16".parse().unwrap();
-        Wanted { vtep, address: Ipv4Addr::new(10, 200, 1, 0), network, direct_routing: false }
+        Wanted {
+            vtep,
+            address: Ipv4Addr::new(10, 200, 1, 0),
+            network,
+            direct_routing: false,
+            blackhole: false,
+        }
     }
 
     fn own() -> Own {
@@ -386,7 +401,7 @@ mod tests {
     }
 
     fn desired(plane: &DataPlane<FakeKernel>) -> Entries {
-        Overlay { leases: &plane.leases, direct: &plane.direct }.entries()
+        plane.desired().entries()
     }
 
     #[test]
@@ -496,5 +511,24 @@ mod tests {
         plane.resync().unwrap();
         assert_eq!(plane.kernel.state.entries.routes, subnets.map(Route::overlay).into());
         assert_eq!(plane.kernel.state.entries.fdb.len(), 2);
+    }
+    #[test]
+    fn the_blackhole_of_our_subnet_follows_it_and_is_put_back() {
+        let mut plane = started(Wanted { blackhole: true, ..wanted() }, FakeKernel::default());
+        let routes =
+            |plane: &DataPlane<FakeKernel>| Vec::from_iter(plane.kernel.state.entries.routes.clone());
+        let first = Route::blackhole(own().subnet);
+        assert_eq!(routes(&plane), [first]);
+        plane.kernel.interfere(&Operation::DeleteRoute(first));
+        let changes = plane.kernel.queued();
+        assert_eq!(plane.on_changes(&changes).unwrap().done.values().sum::<u64>(), 1);
+        assert_eq!(routes(&plane), [first]);
+        let other = Own { subnet: "10.200.7.0/24".parse().unwrap(), ..own() };
+        plane.leases.set_own(other.clone(), &[]);
+        plane.resync().unwrap();
+        assert_eq!(routes(&plane), [Route::blackhole(other.subnet)]);
+        plane.blackhole = false;
+        plane.resync().unwrap();
+        assert_eq!(routes(&plane), []);
     }
 }

@@ -58,6 +58,8 @@ pub struct Settings {
     pub lease_ttl: Duration,
     /// How long before its end it is renewed.
     pub renew_margin: Duration,
+    /// Drop what is sent to our own subnet while no pod bridge has it.
+    pub blackhole: bool,
     /// Which firewall rules are wanted.
     pub rules: RuleOptions,
     /// Which firewall holds them.
@@ -87,6 +89,7 @@ impl Settings {
             ip_masq: options.firewall.ip_masq,
             lease_ttl: options.lease.ttl,
             renew_margin: options.lease.renew_margin,
+            blackhole: options.blackhole,
             rules: RuleOptions {
                 ip_masq: firewall.ip_masq,
                 forward_rules: firewall.forward_rules,
@@ -151,6 +154,7 @@ pub async fn run<S: LeaseStore, K: Kernel>(
         vtep: started.vtep,
         network,
         direct_routing: started.claim.config.vxlan.direct_routing,
+        blackhole: settings.blackhole,
     };
     rules::check_host(&started.external.name, &wanted.vtep.name);
     let data_plane = DataPlane::new(kernel, LeaseSet::new(own), wanted);

@@ -13,7 +13,9 @@ use super::refusal::Refusal;
 use super::socket::Requests;
 use super::{KernelError, Scope, wire};
 use crate::model::host::{DefaultRoute, Host, HostLink, RouteLookup};
-use crate::model::state::{Entries, FdbTarget, Observed, ObservedVtep, Route};
+use crate::model::state::{
+    Entries, FdbTarget, Observed, ObservedVtep, PROTOCOL_FLANNELD, Route, RouteDevice,
+};
 use crate::model::{IfName, MacAddr};
 
 /// How often a device may vanish while it is being read before that is an error.
@@ -106,9 +108,10 @@ pub(super) fn route_to(requests: &mut Requests, ip: Ipv4Addr) -> Result<RouteLoo
     Ok(RouteLookup { device, source: entry.source, gateway: entry.route(None).gateway })
 }
 
-/// Whether a route leads into the overlay network.
+/// Whether a route leads into the overlay network, or is a blackhole of ours, perhaps of a time with another network.
 pub(super) fn inside(network: Ipv4Network, route: &Route) -> bool {
-    route.dst.prefix() >= network.prefix() && network.contains(route.dst.network())
+    let blackhole = route.device == RouteDevice::Nowhere && route.protocol == PROTOCOL_FLANNELD;
+    blackhole || (route.dst.prefix() >= network.prefix() && network.contains(route.dst.network()))
 }
 
 /// Our device and the entries, and the MACs whose FDB entry is not plain.

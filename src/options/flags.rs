@@ -180,9 +180,11 @@ pub const IFACE_REGEX: Flag = list(
     "regular expression matched with addresses, then with names of interfaces; tried after iface, may be repeated",
 );
 /// `ip-blackhole-route`
-pub const IP_BLACKHOLE_ROUTE: Flag =
-    boolean("ip-blackhole-route", false, "keep a blackhole route for the node's own subnet")
-        .not_built("false", "ip-blackhole-route=false");
+pub const IP_BLACKHOLE_ROUTE: Flag = boolean(
+    "ip-blackhole-route",
+    false,
+    "drop packets for addresses of this node's subnet that no pod bridge has, by a blackhole route",
+);
 /// `ip-masq`
 pub const IP_MASQ: Flag = boolean("ip-masq", false, "masquerade traffic that leaves the overlay network");
 /// `ip-masq-exclude`

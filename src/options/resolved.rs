@@ -27,6 +27,8 @@ pub struct Options {
     pub lease: LeaseTimes,
     /// Which firewall rules are wanted.
     pub firewall: Firewall,
+    /// Drop what is sent to our own subnet while no pod bridge has it.
+    pub blackhole: bool,
     /// Where health and metrics are served; `None`: nowhere.
     pub health: Option<SocketAddr>,
     /// Log verbosity, 0 upwards.
@@ -83,6 +85,7 @@ impl Options {
                 &settings.get(&flags::SUBNET_LEASE_TTL),
             )?,
             firewall: firewall(settings)?,
+            blackhole: settings.get(&flags::IP_BLACKHOLE_ROUTE).bool(),
             health: health(&settings.get(&flags::HEALTHZ_IP), settings.get(&flags::HEALTHZ_PORT).int())?,
             verbosity: clamped(settings.get(&flags::V).int()),
         })

@@ -286,7 +286,6 @@ fn an_unknown_variable_of_ours_is_one_warning() {
 
 /// What is not built, with a value that is refused. Shrinks as features arrive.
 const NOT_BUILT: &[(&str, &str)] = &[
-    ("ip-blackhole-route", "true"),
     ("kube-annotation-prefix", "x"),
     ("kube-api-url", "https://k:6443"),
     ("kube-subnet-mgr", "true"),
