@@ -17,7 +17,7 @@ const CARGO_DENY: &str = "cargo-deny@0.20.2";
 /// # Errors
 /// When a step failed; the table says which.
 pub fn run() -> Result<()> {
-    packages::ensure_present()?;
+    packages::ensure_present_for_tests()?;
     let mut steps = Steps::default();
     steps.cargo("formatting", &["fmt", "--all", "--check"]);
     let clippy = ["clippy", "--locked", "--workspace", "--all-targets", "--", "--deny", "warnings"];
