@@ -75,6 +75,7 @@ fn vtep() -> Vtep {
         mtu: Mtu::try_from(1370).unwrap(),
         learning: false,
         gbp: false,
+        tx_checksum: None,
     }
 }
 
@@ -230,6 +231,35 @@ fn a_device_is_corrected_in_place() {
         assert!(found.vxlan.unwrap().learning);
         assert_eq!(found.addresses, [Ipv4Network::from(subnet(3).network())]);
         assert_eq!(json("ip -j link show flannel.1")[0]["ifindex"], before);
+    });
+}
+
+/// `ethtool -k` and we say the same, whoever switched, and every switch by somebody else is noticed.
+#[test]
+fn the_tx_checksum_offload_is_read_switched_and_watched() {
+    in_namespace(async |mut node| {
+        node.bring_up();
+        node.kernel.watch(&node.scope).unwrap();
+        for switch in [None, Some(false), Some(true), Some(false)] {
+            if let Some(on) = switch {
+                node.step(&DeviceStep::SetTxChecksum(on));
+            }
+            let shown = run("ethtool -k flannel.1");
+            let state = if switch == Some(false) { "off" } else { "on" };
+            assert!(shown.contains(&format!("\ntx-checksumming: {state}\n")), "{shown}");
+            let read = node.kernel.observe(&node.scope).unwrap().vtep.unwrap().tx_checksum;
+            assert_eq!(read, Some(state == "on"));
+        }
+        for state in ["on", "off"] {
+            node.kernel.queued();
+            run(&format!("ethtool -K flannel.1 tx {state}"));
+            node.notice(|change| *change == Change::Device).await;
+            let read = node.kernel.observe(&node.scope).unwrap().vtep.unwrap().tx_checksum;
+            assert_eq!(read, Some(state == "on"));
+        }
+        run("ip link del flannel.1");
+        let error = node.kernel.step(&node.scope, &DeviceStep::SetTxChecksum(true)).unwrap_err();
+        assert_eq!(error.to_string(), "ethtool -K flannel.1 tx on: No such device");
     });
 }
 

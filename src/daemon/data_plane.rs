@@ -38,6 +38,8 @@ pub(super) struct DataPlane<K> {
     direct: BTreeSet<Ipv4Addr>,
     blackhole: bool,
     mirror: Entries,
+    /// The device was right; what somebody sets on it since then is theirs to decide.
+    settled: bool,
     failed: BTreeMap<EntryKey, String>,
     conflicts: BTreeMap<Ipv4Network, Route>,
 }
@@ -92,6 +94,7 @@ impl<K: Kernel> DataPlane<K> {
             direct: BTreeSet::new(),
             blackhole: wanted.blackhole,
             mirror: Entries::default(),
+            settled: false,
             failed: BTreeMap::new(),
             conflicts: BTreeMap::new(),
         }
@@ -143,12 +146,18 @@ impl<K: Kernel> DataPlane<K> {
     pub(super) fn resync(&mut self) -> Result<Report, KernelError> {
         let scope = self.scope();
         let mut observed = self.kernel.observe(&scope)?;
+        if self.settled {
+            self.heed_tx_checksum(&observed);
+        }
+        self.settled = false;
         let steps = device::steps(&self.vtep, self.address, self.network, observed.vtep.as_ref());
         if !steps.is_empty() {
             self.correct_device(&scope, &steps, &observed)?;
             self.kernel.queued();
             observed = self.kernel.observe(&scope)?;
         }
+        self.vtep.tx_checksum = device::settled_tx_checksum(&self.vtep, observed.vtep.as_ref());
+        self.settled = true;
         self.mirror = observed.entries;
         self.failed.clear();
         self.conflicts.clear();
@@ -159,6 +168,16 @@ impl<K: Kernel> DataPlane<K> {
             report.done.insert(OperationKind::Device, u64::try_from(steps.len()).unwrap_or(u64::MAX));
         }
         Ok(report)
+    }
+
+    /// Takes over what an operator or a unit's `ExecStartPost` did with `ethtool -K`.
+    fn heed_tx_checksum(&mut self, observed: &Observed) {
+        let found = device::settled_tx_checksum(&self.vtep, observed.vtep.as_ref());
+        if found != self.vtep.tx_checksum {
+            info!(device = %self.vtep.name, tx_checksum = found,
+                "somebody switched TX checksum offload; it stays like that, also when the device has to be made anew");
+            self.vtep.tx_checksum = found;
+        }
     }
 
     fn correct_device(
@@ -358,6 +377,7 @@ mod tests {
             mtu: Mtu::try_from(1370).unwrap(),
             learning: false,
             gbp: false,
+            tx_checksum: None,
         };
         let network = "10.200.0.0/16".parse().unwrap();
         Wanted {
@@ -488,6 +508,40 @@ mod tests {
         plane.kernel.state = Observed::default();
         plane.on_changes(&[Change::Device]).unwrap();
         assert_eq!(plane.kernel.state, before);
+    }
+
+    fn tx_checksum(plane: &DataPlane<FakeKernel>) -> Option<bool> {
+        plane.kernel.state.vtep.as_ref().and_then(|device| device.tx_checksum)
+    }
+
+    /// Whatever was ordered at start: what is set later stays, and a device made anew gets it too.
+    #[test]
+    fn the_tx_checksum_somebody_sets_later_stays_and_is_restored() {
+        for (order, at_start) in [(None, true), (Some(true), true), (Some(false), false)] {
+            let vtep = Vtep { tx_checksum: order, ..wanted().vtep };
+            let mut plane = started(Wanted { vtep, ..wanted() }, FakeKernel::default());
+            assert_eq!(tx_checksum(&plane), Some(at_start));
+            for by_somebody in [!at_start, at_start, !at_start] {
+                plane.kernel.state.vtep.as_mut().unwrap().tx_checksum = Some(by_somebody);
+                plane.on_changes(&[Change::Device]).unwrap();
+                assert_eq!(tx_checksum(&plane), Some(by_somebody), "{order:?}");
+                plane.kernel.state = Observed::default();
+                plane.on_changes(&[Change::Device]).unwrap();
+                assert_eq!(tx_checksum(&plane), Some(by_somebody), "{order:?}");
+            }
+        }
+    }
+
+    /// Left alone means as it was before we came, also for the device that follows.
+    #[test]
+    fn the_tx_checksum_of_a_device_that_was_there_is_restored() {
+        let mut kernel = started(wanted(), FakeKernel::default()).kernel;
+        kernel.state.vtep.as_mut().unwrap().tx_checksum = Some(false);
+        let mut plane = started(wanted(), kernel);
+        assert_eq!((tx_checksum(&plane), plane.kernel.steps.len()), (Some(false), 3));
+        plane.kernel.state = Observed::default();
+        plane.on_changes(&[Change::Device]).unwrap();
+        assert_eq!(tx_checksum(&plane), Some(false));
     }
 
     #[test]

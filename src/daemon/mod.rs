@@ -29,10 +29,10 @@ use subnet_file::SubnetFile;
 use crate::clock::Clock;
 use crate::firewall::Preference;
 use crate::kernel::{Kernel, KernelError};
-use crate::model::NodeId;
 use crate::model::ext_iface::{Selector, selectors};
 use crate::model::lease_set::{LeaseSet, Own};
 use crate::model::masquerade::{Overlay, RuleOptions};
+use crate::model::{NodeId, TxChecksum};
 use crate::options::Options;
 use crate::store::LeaseStore;
 use crate::subnet_env::Previous;
@@ -68,6 +68,8 @@ pub struct Settings {
     pub firewall_resync: Duration,
     /// What the rules of a former run were made for.
     pub previous_overlay: Option<Overlay>,
+    /// TX checksum offload of the device, if this node is told; else the network config says.
+    pub tx_checksum: Option<TxChecksum>,
     /// Addresses of the store, which must stay reachable outside of the overlay.
     pub store_addresses: Vec<Ipv4Addr>,
 }
@@ -99,6 +101,7 @@ impl Settings {
             firewall: firewall.preference,
             firewall_resync: firewall.resync,
             previous_overlay: previous.network.zip(previous.subnet).map(former),
+            tx_checksum: options.tx_checksum,
             store_addresses: options.etcd.endpoints.iter().filter_map(|url| host(url.authority())).collect(),
         }
     }

@@ -54,7 +54,7 @@ pub(super) fn link_identity(payload: &[u8]) -> Option<(u32, Option<IfName>)> {
 pub(super) struct Link {
     pub(super) index: u32,
     pub(super) name: IfName,
-    /// Without addresses; the parent's name is still missing.
+    /// Without addresses and offload; the parent's name is still missing.
     pub(super) device: ObservedVtep,
     /// Index of the device below, in our network namespace.
     pub(super) parent: Option<u32>,
@@ -70,6 +70,7 @@ pub(super) fn link(payload: &[u8]) -> Option<Link> {
         mtu: 0,
         up: header.flags.contains(LinkFlags::Up),
         addresses: Vec::new(),
+        tx_checksum: None,
     };
     let (mut parent, mut elsewhere) = (None, false);
     for attribute in attributes(payload, LINK_HEADER) {
@@ -323,7 +324,14 @@ mod tests {
             gbp: false,
         };
         let mac = "22:84:96:4b:66:c2".parse().unwrap();
-        let expected = ObservedVtep { vxlan: Some(vxlan), mac, mtu: 1370, up: true, addresses: vec![] };
+        let expected = ObservedVtep {
+            vxlan: Some(vxlan),
+            mac,
+            mtu: 1370,
+            up: true,
+            addresses: vec![],
+            tx_checksum: None,
+        };
         assert_eq!(link.device, expected);
     }
 

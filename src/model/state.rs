@@ -36,6 +36,8 @@ pub struct Vtep {
     pub learning: bool,
     /// Group policy extension (`gbp`).
     pub gbp: bool,
+    /// TX checksum offload (`ethtool -K NAME tx on|off`); `None` leaves it as it is.
+    pub tx_checksum: Option<bool>,
 }
 
 /// What was found under the name of our device.
@@ -51,6 +53,8 @@ pub struct ObservedVtep {
     pub up: bool,
     /// IPv4 addresses in kernel order.
     pub addresses: Vec<Ipv4Network>,
+    /// TX checksum offload; `None`: could not be read.
+    pub tx_checksum: Option<bool>,
 }
 
 /// The VXLAN attributes of a device that was found (`ip -d link show`).

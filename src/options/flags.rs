@@ -283,6 +283,14 @@ pub const VERSION: Flag = boolean("version", false, "print the version and exit"
 pub const VMODULE: Flag =
     text("vmodule", "", "verbosity per source file of the Go daemon, pattern=N,…").no_effect();
 
+/// `vxlan-tx-checksum`
+pub const VXLAN_TX_CHECKSUM: Flag = text(
+    "vxlan-tx-checksum",
+    "auto",
+    "TX checksum offload of the VXLAN device: on, off, keep for as it is, or auto for off on kernels that spoil checksums \
+     (before 5.8) and else as it is; wins over TxChecksum of the network config",
+);
+
 /// Every option, sorted by name.
 pub const ALL: &[Flag] = &[
     ETCD_API,
@@ -320,6 +328,7 @@ pub const ALL: &[Flag] = &[
     V,
     VERSION,
     VMODULE,
+    VXLAN_TX_CHECKSUM,
 ];
 
 /// The option of that name, without dashes.
