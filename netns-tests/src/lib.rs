@@ -19,6 +19,7 @@ pub mod containers;
 pub mod etcd;
 pub mod etcd_v2;
 pub mod eventually;
+pub mod fault;
 pub mod flanneld;
 pub mod folder;
 pub mod holder;
