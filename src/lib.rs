@@ -2,7 +2,8 @@
 //! to every other node's subnet through one VXLAN device. The kernel moves every packet; this decides what the kernel holds.
 //!
 //! ```text
-//! argv, environment ─► options ─► daemon::bootstrap: config, interface, device seen once ─► lease
+//! argv, environment,
+//! configuration file ─► options ─► daemon::bootstrap: config, interface, device seen once ─► lease
 //!                                                                                            │
 //! store.watch ─► LeaseSet ─► desired entries ─► diff against the mirror ─► Plan ─► kernel.apply
 //!                                                   ▲                                  │ one result per operation
@@ -19,12 +20,14 @@
 //! | [`firewall`] | model | store, kernel, daemon |
 //! | [`subnet_env`], [`notify`], [`logging`], [`clock`] | model | each other's business |
 //! | [`health`] | status, metrics | anything that changes state |
+//! | [`facts`] | options | anything but reading the host |
 //! | [`command`] | all of the above | the daemon's loop |
 //! | [`daemon`] | all of the above through traits and values | netlink or etcd types |
 
 pub mod clock;
 pub mod command;
 pub mod daemon;
+pub mod facts;
 pub mod firewall;
 pub mod health;
 pub mod kernel;

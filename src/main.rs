@@ -12,7 +12,7 @@ use flanneld::kernel::{LinuxKernel, ReceiveBuffers};
 use flanneld::notify::Notifier;
 use flanneld::options::{self, Configured, Invocation};
 use flanneld::subnet_env::{Previous, file};
-use flanneld::{command, health, logging, store};
+use flanneld::{command, facts, health, logging, store};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::{error, info, warn};
 
@@ -21,7 +21,7 @@ fn main() -> ExitCode {
     if let Some(command) = words.next().as_deref().and_then(command::find) {
         return (command.run)(words.collect());
     }
-    match options::read(std::env::args_os(), std::env::vars_os()) {
+    match options::read(std::env::args_os(), std::env::vars_os(), &facts::outside()) {
         Ok(Invocation::Help(text) | Invocation::Version(text)) => {
             eprintln!("{}", text.trim_end());
             ExitCode::SUCCESS
@@ -45,13 +45,7 @@ fn run(configured: &Configured) -> ExitCode {
         warn!("{warning}");
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let served = runtime.context("start the runtime").and_then(|runtime| {
-        let served = runtime.block_on(serve(configured));
-        // A name that is still being looked up would hold the end up for as long as the resolver likes.
-        runtime.shutdown_background();
-        served
-    });
-    match served {
+    match runtime.context("start the runtime").and_then(|runtime| runtime.block_on(serve(configured))) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             error!("{error:#}");

@@ -15,7 +15,6 @@ use crate::model::state::{EntryKey, FdbTarget, Observed, Operation, Route};
 use crate::model::{IfName, MacAddr};
 
 mod apply;
-mod ethtool;
 #[cfg(test)]
 pub(crate) mod fake;
 mod linux;

@@ -1,5 +1,6 @@
 //! What can be wrong with the options, in words that name the option as it was typed and the cure.
 
+use super::file::FileError;
 use super::flags::{Flag, Kind};
 use super::number::boolean;
 use super::raw::Origin;
@@ -68,6 +69,22 @@ pub enum OptionsError {
         /// Where it came from.
         ttl_origin: Origin,
     },
+    /// The configuration file cannot be used.
+    #[error("configuration file {path}: {problem}")]
+    File {
+        /// Which one.
+        path: String,
+        /// Why.
+        problem: FileError,
+    },
+    /// There is nothing to write as network config.
+    #[error(
+        "seed-config needs flannel_ip_range in a configuration file (and flannel_backend_type, unless vxlan is meant)"
+    )]
+    NothingToSeed,
+    /// Only variables of a configuration file can be rendered.
+    #[error("{0} is made from the variables of a configuration file: give -config-file=FILE")]
+    NothingToRender(&'static str),
 }
 
 impl OptionsError {
@@ -79,7 +96,10 @@ impl OptionsError {
             Self::BadValue { .. }
             | Self::NotBuilt { .. }
             | Self::HalfOfPair { .. }
-            | Self::MarginNotBelowTtl { .. } => 1,
+            | Self::MarginNotBelowTtl { .. }
+            | Self::File { .. }
+            | Self::NothingToSeed
+            | Self::NothingToRender(_) => 1,
         }
     }
 }

@@ -13,6 +13,8 @@ pub struct Flag {
     pub help: &'static str,
     /// Whether the daemon can do what it asks for.
     pub support: Support,
+    /// Whether another value can take effect while the daemon runs.
+    pub live: bool,
 }
 
 /// Type, default and range of an option.
@@ -86,13 +88,17 @@ impl Flag {
     const fn no_effect(self) -> Self {
         Self { support: Support::NoEffect, ..self }
     }
+
+    const fn live(self) -> Self {
+        Self { live: true, ..self }
+    }
 }
 
 /// What the names of all our environment variables begin with.
 pub const VARIABLE_PREFIX: &str = "FLANNELD_";
 
 const fn built(name: &'static str, kind: Kind, help: &'static str) -> Flag {
-    Flag { name, kind, help, support: Support::Built }
+    Flag { name, kind, help, support: Support::Built, live: false }
 }
 
 const fn text(name: &'static str, default: &'static str, help: &'static str) -> Flag {
@@ -119,6 +125,9 @@ const fn int(
 
 const ETCD_ONLY: &str = "leases in etcd (kube-subnet-mgr=false, see etcd-endpoints and etcd-prefix)";
 
+/// `config-file`
+pub const CONFIG_FILE: Flag =
+    text("config-file", "", "YAML file with options by name, or with the variables of the Ansible role");
 /// `etcd-api`
 pub const ETCD_API: Flag = text(
     "etcd-api",
@@ -180,25 +189,27 @@ pub const IFACE_REGEX: Flag = list(
     "regular expression matched with addresses, then with names of interfaces; tried after iface, may be repeated",
 );
 /// `ip-blackhole-route`
-pub const IP_BLACKHOLE_ROUTE: Flag = boolean(
-    "ip-blackhole-route",
-    false,
-    "drop packets for addresses of this node's subnet that no pod bridge has, by a blackhole route",
-);
+pub const IP_BLACKHOLE_ROUTE: Flag =
+    boolean("ip-blackhole-route", false, "keep a blackhole route for the node's own subnet")
+        .not_built("false", "ip-blackhole-route=false");
 /// `ip-masq`
-pub const IP_MASQ: Flag = boolean("ip-masq", false, "masquerade traffic that leaves the overlay network");
+pub const IP_MASQ: Flag =
+    boolean("ip-masq", false, "masquerade traffic that leaves the overlay network").live();
 /// `ip-masq-exclude`
 pub const IP_MASQ_EXCLUDE: Flag =
-    text("ip-masq-exclude", "", "CIDRs, separated by commas, to which pods keep their own source address");
+    text("ip-masq-exclude", "", "CIDRs, separated by commas, to which pods keep their own source address")
+        .live();
 /// `ip-masq-fully-random-disable`
 pub const IP_MASQ_FULLY_RANDOM_DISABLE: Flag = boolean(
     "ip-masq-fully-random-disable",
     false,
     "let masquerading keep source ports instead of drawing them at random",
-);
+)
+.live();
 /// `iptables-forward-rules`
 pub const IPTABLES_FORWARD_RULES: Flag =
-    boolean("iptables-forward-rules", true, "accept forwarded traffic from and to the overlay network");
+    boolean("iptables-forward-rules", true, "accept forwarded traffic from and to the overlay network")
+        .live();
 /// `iptables-resync`
 pub const IPTABLES_RESYNC: Flag = int(
     "iptables-resync",
@@ -206,7 +217,8 @@ pub const IPTABLES_RESYNC: Flag = int(
     (1, 86_400),
     "seconds",
     "how often firewall rules are checked where the kernel does not report their changes",
-);
+)
+.live();
 /// `kube-annotation-prefix`
 pub const KUBE_ANNOTATION_PREFIX: Flag = text(
     "kube-annotation-prefix",
@@ -247,6 +259,12 @@ pub const SET_NODE_NETWORK_UNAVAILABLE: Flag = boolean(
     "set NodeNetworkUnavailable of the node when leases come from Kubernetes",
 )
 .not_built("true", ETCD_ONLY);
+/// `seed-config`
+pub const SEED_CONFIG: Flag = boolean(
+    "seed-config",
+    false,
+    "write a missing network config into etcd, from flannel_ip_range and flannel_backend_type of the configuration file",
+);
 /// `subnet-file`
 pub const SUBNET_FILE: Flag = text(
     "subnet-file",
@@ -260,7 +278,7 @@ pub const SUBNET_LEASE_RENEW_MARGIN: Flag = int(
     (1, 1439),
     "minutes",
     "how long before its end the lease is renewed; half of subnet-lease-ttl if that is less and this is not given",
-);
+).live();
 /// `subnet-lease-ttl`
 pub const SUBNET_LEASE_TTL: Flag = int(
     "subnet-lease-ttl",
@@ -276,23 +294,17 @@ pub const V: Flag = int(
     (-0x8000_0000, 0x7fff_ffff),
     "int",
     "log verbosity: 1 and more tell about each peer, 4 and more about each message to the kernel",
-);
+)
+.live();
 /// `version`
 pub const VERSION: Flag = boolean("version", false, "print the version and exit");
 /// `vmodule`
 pub const VMODULE: Flag =
     text("vmodule", "", "verbosity per source file of the Go daemon, pattern=N,…").no_effect();
 
-/// `vxlan-tx-checksum`
-pub const VXLAN_TX_CHECKSUM: Flag = text(
-    "vxlan-tx-checksum",
-    "auto",
-    "TX checksum offload of the VXLAN device: on, off, keep for as it is, or auto for off on kernels that spoil checksums \
-     (before 5.8) and else as it is; wins over TxChecksum of the network config",
-);
-
 /// Every option, sorted by name.
 pub const ALL: &[Flag] = &[
+    CONFIG_FILE,
     ETCD_API,
     ETCD_CAFILE,
     ETCD_CERTFILE,
@@ -321,6 +333,7 @@ pub const ALL: &[Flag] = &[
     NET_CONFIG_PATH,
     PUBLIC_IP,
     PUBLIC_IPV6,
+    SEED_CONFIG,
     SET_NODE_NETWORK_UNAVAILABLE,
     SUBNET_FILE,
     SUBNET_LEASE_RENEW_MARGIN,
@@ -328,7 +341,6 @@ pub const ALL: &[Flag] = &[
     V,
     VERSION,
     VMODULE,
-    VXLAN_TX_CHECKSUM,
 ];
 
 /// The option of that name, without dashes.
@@ -340,15 +352,21 @@ pub fn find(name: &str) -> Option<&'static Flag> {
 /// The option whose name is nearest to a mistyped one, if any is near enough to be meant.
 #[must_use]
 pub fn closest(name: &str) -> Option<&'static Flag> {
-    let near = |flag: &&Flag| distance(name, flag) <= 1 + name.len() / 4;
-    ALL.iter().filter(near).min_by_key(|flag| distance(name, flag))
+    find(closest_of(name, ALL.iter().map(|flag| flag.name))?)
+}
+
+/// Of several names the one nearest to a mistyped one, if any is near enough to be meant.
+pub(super) fn closest_of<'a>(typed: &str, names: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    let rated = names.map(|name| (distance(typed, name), name));
+    let near = rated.filter(|(edits, _)| *edits <= 1 + typed.len() / 4);
+    near.min_by_key(|(edits, _)| *edits).map(|(_, name)| name)
 }
 
 /// How many single-character edits lie between them. A one-letter flag is near to nothing but itself.
-fn distance(name: &str, flag: &Flag) -> usize {
-    let folded = name.to_lowercase().replace('_', "-");
-    let edits = strsim::damerau_levenshtein(&folded, &flag.name.replace('_', "-"));
-    if flag.name.len() == 1 { edits.saturating_mul(2) } else { edits }
+fn distance(typed: &str, name: &str) -> usize {
+    let folded = typed.to_lowercase().replace('_', "-");
+    let edits = strsim::damerau_levenshtein(&folded, &name.replace('_', "-"));
+    if name.len() == 1 { edits.saturating_mul(2) } else { edits }
 }
 
 #[cfg(test)]

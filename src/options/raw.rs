@@ -1,6 +1,6 @@
 //! What was typed, before anybody asks what it means: texts with their origin.
 //!
-//! One layer per origin; the command line lies over the environment. A configuration file would be one more.
+//! One layer per origin: the command line lies over the environment, which lies over the configuration file.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -20,6 +20,13 @@ pub enum Origin {
     CommandLine,
     /// A `FLANNELD_` variable.
     Environment,
+    /// The configuration file.
+    File {
+        /// The line of the value.
+        line: usize,
+    },
+    /// The role's own default, as the configuration file holds variables of the role.
+    Role,
     /// Nobody gave one.
     Default,
 }
@@ -32,6 +39,8 @@ impl Origin {
         match self {
             Self::CommandLine => format!("-{}={value}", flag.name),
             Self::Environment => format!("{}={value}", flag.variable()),
+            Self::File { line } => format!("{}: {value} (configuration file, line {line})", flag.name),
+            Self::Role => format!("{}: {value} (default of the role)", flag.name),
             Self::Default => format!("{}={value}", flag.name),
         }
     }
@@ -39,11 +48,13 @@ impl Origin {
 
 impl fmt::Display for Origin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::CommandLine => "command line",
-            Self::Environment => "environment",
-            Self::Default => "default",
-        })
+        match self {
+            Self::CommandLine => f.write_str("command line"),
+            Self::Environment => f.write_str("environment"),
+            Self::File { line } => write!(f, "configuration file, line {line}"),
+            Self::Role => f.write_str("default of the role"),
+            Self::Default => f.write_str("default"),
+        }
     }
 }
 
@@ -116,10 +127,14 @@ impl Raw {
         self.0.get(flag.name)
     }
 
+    pub(super) fn insert(&mut self, flag: &'static Flag, given: Given) {
+        self.0.insert(flag.name, given);
+    }
+
     fn insert_variable(&mut self, flag: &'static Flag, value: OsString) -> Result<(), OptionsError> {
         let not_unicode = |_| OptionsError::NotUnicode(format!("environment variable {}", flag.variable()));
         let texts = vec![value.into_string().map_err(not_unicode)?];
-        self.0.insert(flag.name, Given { texts, origin: Origin::Environment });
+        self.insert(flag, Given { texts, origin: Origin::Environment });
         Ok(())
     }
 }
@@ -156,5 +171,11 @@ mod tests {
         assert_eq!(Origin::CommandLine.spell(&flags::V, "4"), "-v=4");
         assert_eq!(Origin::Environment.spell(&flags::ETCD_PASSWORD, "hunter2"), "FLANNELD_ETCD_PASSWORD=***");
         assert_eq!(Origin::Default.spell(&flags::IP_MASQ, "false"), "ip-masq=false");
+        let file = Origin::File { line: 7 };
+        assert_eq!(
+            file.spell(&flags::ETCD_PASSWORD, "hunter2"),
+            "etcd-password: *** (configuration file, line 7)"
+        );
+        assert_eq!(Origin::Role.spell(&flags::V, "4"), "v: 4 (default of the role)");
     }
 }

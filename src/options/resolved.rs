@@ -13,7 +13,6 @@ use super::raw::Origin;
 use super::secret::Secret;
 use super::settings::{Setting, Settings};
 use crate::firewall::Preference;
-use crate::model::TxChecksum;
 
 /// All options.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,14 +27,12 @@ pub struct Options {
     pub lease: LeaseTimes,
     /// Which firewall rules are wanted.
     pub firewall: Firewall,
-    /// Drop what is sent to our own subnet while no pod bridge has it.
-    pub blackhole: bool,
-    /// TX checksum offload of the VXLAN device; `None`: nobody gave the option.
-    pub tx_checksum: Option<TxChecksum>,
     /// Where health and metrics are served; `None`: nowhere.
     pub health: Option<SocketAddr>,
     /// Log verbosity, 0 upwards.
     pub verbosity: u8,
+    /// The network config to write if there is none.
+    pub seed: Option<String>,
 }
 
 /// How the external interface is chosen.
@@ -78,8 +75,10 @@ pub struct Firewall {
 }
 
 impl Options {
-    pub(super) fn of(settings: &Settings) -> Result<Self, OptionsError> {
+    /// Puts the settings together. `network` is the network config that the configuration file describes.
+    pub(super) fn of(settings: &Settings, network: Option<String>) -> Result<Self, OptionsError> {
         Ok(Self {
+            seed: seed(&settings.get(&flags::SEED_CONFIG), network)?,
             etcd: etcd(settings)?,
             iface: iface(settings)?,
             subnet_file: subnet_file(&settings.get(&flags::SUBNET_FILE))?,
@@ -88,8 +87,6 @@ impl Options {
                 &settings.get(&flags::SUBNET_LEASE_TTL),
             )?,
             firewall: firewall(settings)?,
-            blackhole: settings.get(&flags::IP_BLACKHOLE_ROUTE).bool(),
-            tx_checksum: tx_checksum(&settings.get(&flags::VXLAN_TX_CHECKSUM))?,
             health: health(&settings.get(&flags::HEALTHZ_IP), settings.get(&flags::HEALTHZ_PORT).int())?,
             verbosity: clamped(settings.get(&flags::V).int()),
         })
@@ -101,6 +98,14 @@ impl Options {
         let shrunk = setting.flag.name == flags::SUBNET_LEASE_RENEW_MARGIN.name
             && margin != setting.int().unsigned_abs().saturating_mul(60);
         shrunk.then(|| format!("{margin}s, half of {}", flags::SUBNET_LEASE_TTL.name))
+    }
+}
+
+fn seed(wanted: &Setting, network: Option<String>) -> Result<Option<String>, OptionsError> {
+    match (wanted.bool(), network) {
+        (true, None) => Err(OptionsError::NothingToSeed),
+        (true, network) => Ok(network),
+        (false, _) => Ok(None),
     }
 }
 
@@ -203,12 +208,6 @@ fn firewall(settings: &Settings) -> Result<Firewall, OptionsError> {
         preference: preference.text().parse().map_err(|_| preference.bad("auto, nftables or iptables"))?,
         exclude: cidrs(&settings.get(&flags::IP_MASQ_EXCLUDE))?,
     })
-}
-
-/// The default is none, so that the network config can say something else.
-fn tx_checksum(setting: &Setting) -> Result<Option<TxChecksum>, OptionsError> {
-    let chosen = setting.text().parse().map_err(|_| setting.bad(TxChecksum::EXPECTED))?;
-    Ok((setting.origin != Origin::Default).then_some(chosen))
 }
 
 /// CIDRs separated by commas, host bits dropped.

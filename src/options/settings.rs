@@ -28,6 +28,7 @@ impl fmt::Display for Value {
 }
 
 /// One option as it is in effect.
+#[derive(Clone, PartialEq, Eq)]
 pub(super) struct Setting {
     pub(super) flag: &'static Flag,
     pub(super) value: Value,
@@ -38,6 +39,12 @@ impl Setting {
     /// The option and its value as its origin spells it, redacted.
     pub(super) fn spell(&self) -> String {
         self.origin.spell(self.flag, &self.value.to_string())
+    }
+
+    /// The setting as it may be shown.
+    fn shown(&self) -> Effective {
+        let value = shown(self.flag, &self.value.to_string());
+        Effective { name: self.flag.name, value, origin: self.origin }
     }
 
     /// An error that says what would have been accepted.
@@ -63,7 +70,15 @@ impl Setting {
 }
 
 /// Every option of the table, typed.
+#[derive(Clone, PartialEq, Eq)]
 pub(super) struct Settings(Vec<Setting>);
+
+impl fmt::Debug for Settings {
+    /// Says nothing: there are secrets among them.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Settings")
+    }
+}
 
 impl Settings {
     /// Types every value, and refuses what asks for something not built yet.
@@ -71,6 +86,22 @@ impl Settings {
         let settings: Vec<_> = flags::ALL.iter().map(|flag| settle(flag, raw)).collect::<Result<_, _>>()?;
         settings.iter().try_for_each(refuse_not_built)?;
         Ok(Self(settings))
+    }
+
+    /// These settings with what `fresh` says for the options that can change while the daemon runs.
+    pub(super) fn with_live(&self, fresh: &Self) -> Self {
+        let merged =
+            |running: &Setting| if running.flag.live { fresh.get(running.flag) } else { running.clone() };
+        Self(self.0.iter().map(merged).collect())
+    }
+
+    /// The settings of `fresh` that have another value here, as they may be shown.
+    pub(super) fn changed<'a>(
+        &'a self,
+        fresh: &'a Self,
+    ) -> impl Iterator<Item = (&'static Flag, Effective)> + 'a {
+        let changed = fresh.0.iter().filter(|setting| self.get(setting.flag).value != setting.value);
+        changed.map(|setting| (setting.flag, setting.shown()))
     }
 
     /// The setting of an option of the table.
@@ -88,10 +119,9 @@ impl Settings {
 
     /// Each option with its value as it may be shown, sorted by name. `overruled` says in words what took the place of a value.
     pub(super) fn effective(&self, overruled: impl Fn(&Setting) -> Option<String>) -> Vec<Effective> {
-        let effective = |setting: &Setting| Effective {
-            name: setting.flag.name,
-            value: overruled(setting).unwrap_or_else(|| shown(setting.flag, &setting.value.to_string())),
-            origin: setting.origin,
+        let effective = |setting: &Setting| match overruled(setting) {
+            Some(value) => Effective { value, ..setting.shown() },
+            None => setting.shown(),
         };
         self.0.iter().map(effective).collect()
     }

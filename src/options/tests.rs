@@ -1,18 +1,26 @@
 //! The contract of options as tables: every flag, every rule of syntax and environment, every message.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use proptest::prelude::*;
 
 use super::*;
-use crate::model::TxChecksum;
 
 type Outcome = Result<Configured, OptionsError>;
 
 fn invoke(argv: &[&str], environment: &[(&str, &str)]) -> Result<Invocation, OptionsError> {
     let argv = std::iter::once("flanneld").chain(argv.iter().copied()).map(OsString::from);
     let environment = environment.iter().map(|(name, value)| (OsString::from(name), OsString::from(value)));
-    read(argv, environment)
+    read(argv, environment, &nobody())
+}
+
+/// There is no configuration file here, and whoever asks for facts fails the test.
+fn nobody() -> Outside<'static> {
+    Outside {
+        read: &|_| Err("nothing is read here".to_owned()),
+        facts: Arc::new(|| panic!("facts gathered")),
+    }
 }
 
 fn run(argv: &[&str], environment: &[(&str, &str)]) -> Outcome {
@@ -37,6 +45,7 @@ fn effective(configured: &Configured, name: &str) -> (String, Origin) {
 
 /// Each flag, its default, a value that can be given, and how that is shown.
 const CONTRACT: &[(&str, &str, &str, &str)] = &[
+    ("config-file", "", "", ""),
     ("etcd-api", "auto", "v3", "v3"),
     ("etcd-cafile", "", "/etc/ca.pem", "/etc/ca.pem"),
     ("etcd-certfile", "", "/etc/cert.pem", "/etc/cert.pem"),
@@ -80,6 +89,7 @@ const CONTRACT: &[(&str, &str, &str, &str)] = &[
     ),
     ("public-ip", "", "10.8.0.111", "10.8.0.111"),
     ("public-ipv6", "", "", ""),
+    ("seed-config", "false", "F", "false"),
     ("set-node-network-unavailable", "true", "t", "true"),
     ("subnet-file", "/run/flannel/subnet.env", "/tmp/s", "/tmp/s"),
     ("subnet-lease-renew-margin", "60", "0b11", "3"),
@@ -87,7 +97,6 @@ const CONTRACT: &[(&str, &str, &str, &str)] = &[
     ("v", "0", "4", "4"),
     ("version", "false", "false", "false"),
     ("vmodule", "", "a=1", "a=1"),
-    ("vxlan-tx-checksum", "auto", "off", "off"),
 ];
 
 /// Flags that are refused without their other half.
@@ -192,13 +201,6 @@ fn bools_need_no_value_and_take_one_only_behind_an_equals_sign() {
     );
 }
 
-/// A default must leave the word to the network config, which the same value typed by somebody does not.
-#[test]
-fn a_default_tx_checksum_is_no_choice() {
-    assert_eq!(options(&[]).tx_checksum, None);
-    assert_eq!(options(&["-vxlan-tx-checksum=auto"]).tx_checksum, Some(TxChecksum::Auto));
-}
-
 #[test]
 fn messages_name_the_option_as_typed_and_the_cure() {
     for (argv, expected) in [
@@ -214,7 +216,6 @@ fn messages_name_the_option_as_typed_and_the_cure() {
         ),
         (&["-ip-masq=yes"], "-ip-masq=yes: expected true or false"),
         (&["-firewall=ufw"], "-firewall=ufw: expected auto, nftables or iptables"),
-        (&["-vxlan-tx-checksum=no"], "-vxlan-tx-checksum=no: expected auto, keep, on or off"),
         (&["-etcd-api=both"], "-etcd-api=both: expected auto, v2 or v3"),
         (
             &["-ip-masq-exclude=10.0.0.0/8,x"],
@@ -296,6 +297,7 @@ fn an_unknown_variable_of_ours_is_one_warning() {
 
 /// What is not built, with a value that is refused. Shrinks as features arrive.
 const NOT_BUILT: &[(&str, &str)] = &[
+    ("ip-blackhole-route", "true"),
     ("kube-annotation-prefix", "x"),
     ("kube-api-url", "https://k:6443"),
     ("kube-subnet-mgr", "true"),
@@ -486,12 +488,12 @@ fn a_secret_is_shown_nowhere() {
 fn what_is_not_text_is_refused_without_showing_it() {
     use std::os::unix::ffi::OsStringExt;
     let broken = || OsString::from_vec(vec![b'-', b'v', 0xff]);
-    let error = read(["flanneld".into(), broken()], []).unwrap_err();
+    let error = read(["flanneld".into(), broken()], [], &nobody()).unwrap_err();
     assert_eq!(error.to_string(), "word 1 of the command line is not valid UTF-8");
-    let error = read(["flanneld".into()], [("FLANNELD_IFACE".into(), broken())]).unwrap_err();
+    let error = read(["flanneld".into()], [("FLANNELD_IFACE".into(), broken())], &nobody()).unwrap_err();
     assert_eq!(error.to_string(), "environment variable FLANNELD_IFACE is not valid UTF-8");
-    assert!(read(["flanneld".into()], [(broken(), broken())]).is_ok());
-    assert!(read([], []).is_ok());
+    assert!(read(["flanneld".into()], [(broken(), broken())], &nobody()).is_ok());
+    assert!(read([], [], &nobody()).is_ok());
 }
 
 proptest! {

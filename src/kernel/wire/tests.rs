@@ -44,7 +44,6 @@ fn vtep() -> Vtep {
         mtu: Mtu::try_from(1370).unwrap(),
         learning: false,
         gbp: false,
-        tx_checksum: None,
     }
 }
 
