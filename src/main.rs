@@ -45,7 +45,13 @@ fn run(configured: &Configured) -> ExitCode {
         warn!("{warning}");
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    match runtime.context("start the runtime").and_then(|runtime| runtime.block_on(serve(configured))) {
+    let served = runtime.context("start the runtime").and_then(|runtime| {
+        let served = runtime.block_on(serve(configured));
+        // A name that is still being looked up would hold the end up for as long as the resolver likes.
+        runtime.shutdown_background();
+        served
+    });
+    match served {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             error!("{error:#}");

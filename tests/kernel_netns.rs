@@ -75,6 +75,7 @@ fn vtep() -> Vtep {
         mtu: Mtu::try_from(1370).unwrap(),
         learning: false,
         gbp: false,
+        tx_checksum: None,
     }
 }
 
@@ -230,6 +231,35 @@ fn a_device_is_corrected_in_place() {
         assert!(found.vxlan.unwrap().learning);
         assert_eq!(found.addresses, [Ipv4Network::from(subnet(3).network())]);
         assert_eq!(json("ip -j link show flannel.1")[0]["ifindex"], before);
+    });
+}
+
+/// `ethtool -k` and we say the same, whoever switched, and every switch by somebody else is noticed.
+#[test]
+fn the_tx_checksum_offload_is_read_switched_and_watched() {
+    in_namespace(async |mut node| {
+        node.bring_up();
+        node.kernel.watch(&node.scope).unwrap();
+        for switch in [None, Some(false), Some(true), Some(false)] {
+            if let Some(on) = switch {
+                node.step(&DeviceStep::SetTxChecksum(on));
+            }
+            let shown = run("ethtool -k flannel.1");
+            let state = if switch == Some(false) { "off" } else { "on" };
+            assert!(shown.contains(&format!("\ntx-checksumming: {state}\n")), "{shown}");
+            let read = node.kernel.observe(&node.scope).unwrap().vtep.unwrap().tx_checksum;
+            assert_eq!(read, Some(state == "on"));
+        }
+        for state in ["on", "off"] {
+            node.kernel.queued();
+            run(&format!("ethtool -K flannel.1 tx {state}"));
+            node.notice(|change| *change == Change::Device).await;
+            let read = node.kernel.observe(&node.scope).unwrap().vtep.unwrap().tx_checksum;
+            assert_eq!(read, Some(state == "on"));
+        }
+        run("ip link del flannel.1");
+        let error = node.kernel.step(&node.scope, &DeviceStep::SetTxChecksum(true)).unwrap_err();
+        assert_eq!(error.to_string(), "ethtool -K flannel.1 tx on: No such device");
     });
 }
 
@@ -401,6 +431,38 @@ fn foreign_entries_of_our_kind_are_seen_and_can_be_removed_or_corrected() {
         let plan = flanneld::model::diff::diff(&desired, &found);
         node.apply(&plan.operations);
         assert_eq!(node.entries(), desired);
+    });
+}
+
+#[test]
+fn a_blackhole_lives_beside_a_pod_bridge_and_only_ours_is_touched() {
+    in_namespace(async |mut node| {
+        let own = subnet(0);
+        let ours = Route::blackhole(own);
+        let go = Route { metric: 0, protocol: 3, ..ours };
+        run(&format!("ip route add blackhole {own}"));
+        run("ip route add blackhole 10.128.9.0/24 metric 3");
+        run("ip route add blackhole 172.30.0.0/24 proto 149 metric 4294967295"); // of a former network
+        run("ip route add blackhole 172.30.1.0/24");
+        run("ip addr add 10.128.1.1/24 dev far0"); // what the CNI plugin bridge does
+        let found = node.entries();
+        let former = Route::blackhole("172.30.0.0/24".parse().unwrap());
+        assert!(found.routes.contains(&go) && found.routes.contains(&former), "{found:?}");
+
+        let desired = Entries { routes: [ours].into(), ..Entries::default() };
+        let plan = flanneld::model::diff::diff(&desired, &found);
+        node.kernel.watch(&node.scope).unwrap();
+        node.apply(&plan.operations);
+        assert_eq!(
+            run("ip -d route show type blackhole"),
+            "blackhole 10.128.1.0/24 proto 149 scope global metric 4294967295 \n\
+             blackhole 10.128.9.0/24 proto boot scope global metric 3 \n\
+             blackhole 172.30.1.0/24 proto boot scope global \n"
+        );
+        assert!(run("ip route get 10.128.1.2").contains("dev far0"), "the bridge wins");
+        node.kernel.queued();
+        run(&format!("ip route del blackhole {own} metric 4294967295"));
+        node.notice(|change| *change == Change::RouteRemoved(ours)).await;
     });
 }
 

@@ -13,7 +13,6 @@
 //!
 //! Every run appends one line to `<name>.log`: command, argv, environment, stdin.
 
-use nix::fcntl::{Flock, FlockArg};
 use nix::sys::signal::{Signal, raise};
 use serde_json::{Value, json};
 use std::fs::{self, File, OpenOptions};
@@ -85,19 +84,12 @@ fn wait_for(path: &Path) {
     }
 }
 
-/// An ADD holds its container's lock as long as it lives, so that a DEL after a kill comes after it.
 fn keep_leases(directory: &Path, command: &str) {
     let id = std::env::var("CNI_CONTAINERID").unwrap_or_default();
     let ifname = std::env::var("CNI_IFNAME").unwrap_or_default();
-    let lock =
-        OpenOptions::new().write(true).create(true).truncate(false).open(directory.join(format!(".{id}")));
-    let Some(lock) = lock.ok().and_then(|file| Flock::lock(file, FlockArg::LockExclusive).ok()) else {
-        return;
-    };
     let lease = directory.join(format!("{id}:{ifname}"));
     if command == "ADD" {
         let _ = File::create(&lease);
-        std::mem::forget(lock);
     } else if command == "DEL" {
         let _ = fs::remove_file(&lease);
     }

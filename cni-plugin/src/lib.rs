@@ -1,7 +1,7 @@
 //! The flannel CNI plugin as a library: from `CNI_*` variables and the bytes of stdin to one
-//! answer. A short-lived process that touches no link, address or rule itself (but for the one
-//! repair an operator may allow): it turns what flanneld wrote into a configuration for another
-//! plugin and relays that plugin's answer.
+//! answer. A short-lived process that turns what flanneld wrote into a configuration for another
+//! plugin and relays that plugin's answer. It touches no link, address or rule itself, but for the
+//! one repair an operator may allow and for what a killed host-local left.
 //!
 //! ```text
 //! CNI_* ─► env ─┐
@@ -12,9 +12,9 @@
 //! ```
 //!
 //! `env`, `netconf`, `version`, `delegate_config`, `result`, `cidr` and `check_config` decide from
-//! values; `subnet_env`, `state`, `stale_bridge` hold a pure part and a thin one; `delegate`,
-//! `netlink`, `netns` and `log` touch the world. [`delegate_config::from_bytes`] is the whole
-//! decision as one total function, for fuzzing.
+//! values; `subnet_env`, `state`, `stale_bridge` and `host_local` hold a pure part and a thin one;
+//! `delegate`, `lock`, `netlink`, `netns` and `log` touch the world. [`delegate_config::from_bytes`]
+//! is the whole decision as one total function, for fuzzing.
 
 pub mod about;
 pub mod check_config;
@@ -24,6 +24,8 @@ pub mod delegate;
 pub mod delegate_config;
 pub mod env;
 pub mod error;
+pub mod host_local;
+pub mod lock;
 pub mod log;
 pub mod netconf;
 pub mod netlink;

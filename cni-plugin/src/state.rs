@@ -6,6 +6,8 @@
 
 use crate::delegate_config::DelegateConfig;
 use crate::env::{Attachment, ContainerId, IfName};
+use crate::lock::Lock;
+use crate::log;
 use crate::netconf::Object;
 use serde_json::{Value, json};
 use std::ffi::{OsStr, OsString};
@@ -14,6 +16,7 @@ use std::io::{self, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// The one key that is ours in a state file: whose it is. The Go plugin ignores it, and the
 /// delegate never sees it.
@@ -100,6 +103,21 @@ impl StateDir {
         }
     }
 
+    /// As [`find`](Self::find), and [`lock`](Self::lock)s what it finds.
+    ///
+    /// # Errors
+    /// As `find`.
+    pub fn find_locked(&self, at: &Attachment) -> Result<(StateFile, Entry, Option<Lock>), StateError> {
+        match self.find(at)? {
+            (file, Entry::Absent) => Ok((file, Entry::Absent, None)),
+            (file, _) => {
+                let lock = self.lock(&file);
+                // Again, since whoever had the lock may have been a DEL.
+                self.find(at).map(|(file, entry)| (file, entry, lock))
+            }
+        }
+    }
+
     /// The file ADD shall write.
     ///
     /// # Errors
@@ -123,6 +141,15 @@ impl StateDir {
             let _ = std::fs::remove_file(&temporary);
             self.error("write", file, source)
         })
+    }
+
+    /// Waits until no delegate of an earlier, killed run works on the attachment, and keeps later runs waiting as long as
+    /// one of this run does. Without the lock, because the file is gone or the patience is over, the run goes on.
+    pub fn lock(&self, file: &StateFile) -> Option<Lock> {
+        // Runtimes give one plugin minutes; a delegate that hangs must not make its container undeletable.
+        const PATIENCE: Duration = Duration::from_secs(30);
+        let announce = || log::note("waiting for the delegate of an earlier run, which was killed");
+        Lock::acquire(&self.0.join(&file.0), PATIENCE, announce).map(Lock::bequeathed)
     }
 
     /// Removes a state file and what a killed [`save`](Self::save) may have left beside it.

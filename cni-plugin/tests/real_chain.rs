@@ -10,11 +10,8 @@
 mod common;
 
 use common::{Bench, DUAL, Outcome, Run, TWO_NETWORKS, V4, V6, eventually};
-use nix::errno::Errno;
 use nix::sched::{CloneFlags, setns, unshare};
-use nix::sys::prctl;
-use nix::sys::signal::{Signal, killpg};
-use nix::sys::wait::waitpid;
+use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
 use std::fs::{self, File};
@@ -423,11 +420,10 @@ fn a_repair_leaves_a_bridge_alone_that_something_else_is_plugged_into() {
     node.flannel("ADD", &pod, &conf).result();
 }
 
-/// As with the fake delegate, but what is counted at the end is the kernel's and host-local's.
+/// As with the fake delegate, but what is counted at the end is the kernel's and host-local's. Two runs of three are
+/// killed: the plugin alone, which leaves its delegates at work, or with all of them.
 #[test]
 fn fifty_parallel_pods_with_random_kills_leave_no_veth_no_address_no_state() {
-    // Orphaned delegates become children of this process, so that their end can be waited for.
-    prctl::set_child_subreaper(true).unwrap();
     let node = Node::new(V4);
     let conf = node.conf(json!({}));
     let pods: Vec<Pod> = (0..50).map(|number| Pod::new(&format!("pod{number}"))).collect();
@@ -435,15 +431,16 @@ fn fifty_parallel_pods_with_random_kills_leave_no_veth_no_address_no_state() {
         let mut child =
             node.netns.inside(|| node.call(command, &pod.id, &pod.netns.path()).conf(&conf).start());
         let dice = RandomState::new().hash_one(&pod.id);
-        if dice.is_multiple_of(2) {
+        let pid = Pid::from_raw(i32::try_from(child.id()).unwrap());
+        if !dice.is_multiple_of(3) {
             thread::sleep(Duration::from_micros(dice % 300_000));
-            let _ = killpg(Pid::from_raw(i32::try_from(child.id()).unwrap()), Signal::SIGKILL);
+            let _ = if dice.is_multiple_of(2) {
+                kill(pid, Signal::SIGKILL)
+            } else {
+                killpg(pid, Signal::SIGKILL)
+            };
         }
-        let group = Pid::from_raw(-i32::try_from(child.id()).unwrap());
-        let code = child.wait().unwrap().code();
-        // A killed delegate ends only after its last system call, which may be the one that makes the interface.
-        while waitpid(group, None) != Err(Errno::ECHILD) {}
-        code
+        child.wait().unwrap().code()
     };
     thread::scope(|scope| {
         for pod in &pods {
@@ -455,13 +452,6 @@ fn fifty_parallel_pods_with_random_kills_leave_no_veth_no_address_no_state() {
     });
     for pod in &pods {
         assert_eq!(pod.netns.links(), ["lo"], "{}", pod.id);
-    }
-    // host-local makes an address's file and writes its owner into it afterwards. Killed in between it leaves an empty
-    // file that no DEL can match: its own gap, seen in one run of ten. A file with an owner would be our leak.
-    for address in node.leases() {
-        let file = node.bench.path("leases/cni-flannel").join(&address);
-        assert_eq!(fs::read_to_string(&file).unwrap(), "", "{address} still has an owner");
-        fs::remove_file(&file).unwrap();
     }
     node.assert_clean(&["lo", "cni0"]);
 }

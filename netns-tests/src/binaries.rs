@@ -68,6 +68,16 @@ pub fn program(name: &str) -> Option<PathBuf> {
     })
 }
 
+/// A file of a package that `cargo lab test` unpacks, by its path in the package.
+///
+/// # Errors
+/// When it is not there.
+pub fn unpacked(path: &str) -> Result<PathBuf> {
+    let file = unpacked_packages().join(path);
+    ensure!(file.is_file(), "{} is missing: `cargo lab test` unpacks it", file.display());
+    Ok(file)
+}
+
 /// Where packages are unpacked that are better not installed.
 #[must_use]
 pub fn unpacked_packages() -> PathBuf {

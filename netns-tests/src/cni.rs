@@ -12,7 +12,7 @@ use crate::namespaces::Entry;
 use crate::node::Node;
 
 /// Where Debian puts the plugins.
-const DEBIAN_PLUGINS: &str = "/usr/lib/cni";
+pub const DEBIAN_PLUGINS: &str = "/usr/lib/cni";
 /// The conflist's place in a node.
 pub const CONFLIST: &str = "/etc/cni/net.d/10-flannel.conflist";
 /// The conflist the role writes.

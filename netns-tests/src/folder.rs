@@ -13,8 +13,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use anyhow::{Context, Result};
 use nix::fcntl::{Flock, FlockArg};
 
-use crate::binaries;
 use crate::holder::{self, KEEP, LOCK_FILE};
+use crate::{binaries, cgroups};
 
 const PREFIX: &str = "flannel-lab-";
 
@@ -104,6 +104,7 @@ fn sweep() {
     for path in all().unwrap_or_default() {
         let Ok(file) = File::open(path.join(LOCK_FILE)) else { continue };
         if let Ok(_abandoned) = Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            let _ = cgroups::remove(&path);
             let _ = fs::remove_dir_all(&path);
         }
     }

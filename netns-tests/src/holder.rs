@@ -1,4 +1,5 @@
-//! The inside of a node: the two processes that hold its namespaces, and the janitor that removes a lab's folder.
+//! The inside of a node: the two processes that hold its namespaces, and the janitor that removes a lab's folder and
+//! control groups.
 //!
 //! They run from the `lab` binary's hidden verbs. A holder lives as long as its standard input stays open, which is a
 //! pipe from the lab: however the lab ends (return, panic, Ctrl-C, SIGKILL), the kernel closes the pipe, the holder's
@@ -17,6 +18,8 @@ use nix::fcntl::{Flock, FlockArg};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::signal::{SigHandler, Signal, signal};
+
+use crate::cgroups;
 
 /// The byte that tells a holder or the janitor to outlive the lab.
 pub const KEEP: u8 = b'k';
@@ -99,16 +102,17 @@ pub fn init(args: &HoldArgs) -> Result<()> {
     Ok(())
 }
 
-/// Waits until the lab and all its nodes are gone, then removes the lab's folder.
+/// Waits until the lab and all its nodes are gone, then removes the lab's control groups and folder.
 ///
 /// # Errors
-/// When the lock or the folder cannot be handled.
+/// When the lock, a group or the folder cannot be handled.
 pub fn janitor(folder: &Path) -> Result<()> {
     let lock = File::open(folder.join(LOCK_FILE)).context("open the lab's lock")?;
     if wait_for_end()? == End::Keep {
         return Ok(());
     }
     let _all_gone = Flock::lock(lock, FlockArg::LockExclusive).map_err(|(_, errno)| errno)?;
+    cgroups::remove(folder)?;
     fs::remove_dir_all(folder).with_context(|| format!("remove {}", folder.display()))
 }
 
@@ -148,7 +152,7 @@ fn say(line: &str) -> Result<()> {
 
 const NONE: Option<&str> = None;
 
-/// Gives the node its own `/run`, `/proc`, `/sys`, and writable layers over `/etc` and `/var/lib`, so that nothing a
+/// Gives the node its own `/run`, `/dev/shm`, `/proc`, `/sys`, and writable layers over `/etc` and `/var/lib`, so that nothing a
 /// node writes there reaches the host. Mounts vanish with the namespace.
 fn lay_out_mounts(folder: &Path, machine_id: &str) -> Result<()> {
     mount(NONE, "/", NONE, MsFlags::MS_REC | MsFlags::MS_PRIVATE, NONE).context("make mounts private")?;
@@ -159,6 +163,8 @@ fn lay_out_mounts(folder: &Path, machine_id: &str) -> Result<()> {
     mount_layer(Path::new("/etc"), &scratch.join("etc"))?;
     mount_layer(Path::new("/var/lib"), &scratch.join("var-lib"))?;
     mount_tmpfs(Path::new("/run"))?;
+    // podman's locks lie there under a fixed name.
+    mount_tmpfs(Path::new("/dev/shm"))?;
     mount(Some("proc"), "/proc", Some("proc"), MsFlags::empty(), NONE).context("mount /proc")?;
     mount_sys(&scratch.join("cgroup"))?;
     for folder in ["/run/netns", "/run/lock", "/etc/cni/net.d", "/var/lib/cni"] {

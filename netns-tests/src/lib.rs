@@ -11,11 +11,15 @@
 //! namespace that ends with the process that started it.
 
 pub mod binaries;
+pub mod cgroups;
 pub mod cni;
 pub mod command;
+pub mod containerd;
+pub mod containers;
 pub mod etcd;
 pub mod etcd_v2;
 pub mod eventually;
+pub mod fault;
 pub mod flanneld;
 pub mod folder;
 pub mod holder;
@@ -29,6 +33,7 @@ pub mod notify;
 pub mod observe;
 pub mod ping;
 pub mod pod;
+pub mod podman;
 pub mod process;
 pub mod random;
 pub mod recorded;

@@ -7,7 +7,7 @@ use anyhow::Result;
 use clap::{Parser, Subcommand};
 use netns_tests::command::demo::DemoArgs;
 use netns_tests::command::soak::SoakArgs;
-use netns_tests::command::{demo, kept, soak, suite};
+use netns_tests::command::{demo, faults, kept, soak, suite};
 use netns_tests::holder::{self, HoldArgs};
 use netns_tests::{Lab, Spec};
 
@@ -35,6 +35,8 @@ enum Verb {
     Down,
     /// Check everything: formatting, clippy, dependencies, all tests
     Test,
+    /// Do every fault to a node under traffic and print how long each repair took
+    Faults,
     /// Run randomised scenarios until a time is up; goes on where it stopped
     Soak(SoakArgs),
     #[command(name = "__hold", hide = true)]
@@ -67,6 +69,7 @@ fn run(verb: Verb) -> Result<ExitCode> {
         Verb::Exec { place, command } => return kept::exec(&place, &command),
         Verb::Down => kept::down()?,
         Verb::Test => suite::run()?,
+        Verb::Faults => faults::run()?,
         Verb::Soak(args) => soak::run(&args)?,
         Verb::Hold(args) => holder::hold(&args)?,
         Verb::Init(args) => holder::init(&args)?,

@@ -4,7 +4,7 @@ use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 
@@ -17,12 +17,15 @@ use crate::node::Node;
 const MARK: &str = "192.0.2.77";
 const DEADLINE: Duration = Duration::from_secs(10);
 
+/// A line of `ip monitor` and when it came.
+type Heard = (Instant, String);
+
 /// A recorder of every change in a node's kernel.
 #[derive(Debug)]
 pub struct Recorder {
     node: Arc<Node>,
     child: Child,
-    lines: Arc<Mutex<Vec<String>>>,
+    lines: Arc<Mutex<Vec<Heard>>>,
     reader: Option<JoinHandle<()>>,
 }
 
@@ -36,11 +39,11 @@ impl Recorder {
         command.args(["monitor", "all"]).stdin(Stdio::null()).stdout(Stdio::piped());
         let mut child = node.spawn(&mut command, &Entry::Node)?;
         let output = child.stdout.take().context("ip monitor has no standard output")?;
-        let lines = Arc::<Mutex<Vec<String>>>::default();
+        let lines = Arc::<Mutex<Vec<Heard>>>::default();
         let list = Arc::clone(&lines);
         let reader = thread::spawn(move || {
             for line in BufReader::new(output).lines().map_while(Result::ok) {
-                list.lock().unwrap_or_else(PoisonError::into_inner).push(line);
+                list.lock().unwrap_or_else(PoisonError::into_inner).push((Instant::now(), line));
             }
         });
         let recorder = Self { node: Arc::clone(node), child, lines, reader: Some(reader) };
@@ -55,14 +58,22 @@ impl Recorder {
     /// # Errors
     /// When `ip monitor` has ended.
     pub fn changes(&self, device: &str) -> Result<Vec<String>> {
+        Ok(self.timed_changes(device)?.into_iter().map(|(_, line)| line).collect())
+    }
+
+    /// The same with the moment at which each was heard.
+    ///
+    /// # Errors
+    /// When `ip monitor` has ended.
+    pub fn timed_changes(&self, device: &str) -> Result<Vec<(Instant, String)>> {
         self.mark()?;
         let mut lines = self.take();
-        lines.retain(|line| !line.contains(MARK));
-        lines.retain(|line| !line.starts_with("[NEIGH]") || line.contains(&format!(" {device} ")));
+        lines.retain(|(_, line)| !line.contains(MARK));
+        lines.retain(|(_, line)| !line.starts_with("[NEIGH]") || line.contains(&format!(" {device} ")));
         Ok(lines)
     }
 
-    fn take(&self) -> Vec<String> {
+    fn take(&self) -> Vec<Heard> {
         std::mem::take(&mut *self.lines.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
@@ -79,7 +90,7 @@ impl Recorder {
 
     fn removals(&self) -> usize {
         let lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
-        lines.iter().filter(|line| line.contains("Deleted") && line.contains(MARK)).count()
+        lines.iter().filter(|(_, line)| line.contains("Deleted") && line.contains(MARK)).count()
     }
 }
 

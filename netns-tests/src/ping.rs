@@ -5,14 +5,15 @@ use std::net::Ipv4Addr;
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 
 use crate::eventually::eventually;
 use crate::pod::Pod;
 
-const DEADLINE: Duration = Duration::from_secs(10);
+/// Generous, so that a repair on a loaded machine does not fail a test.
+const DEADLINE: Duration = Duration::from_secs(20);
 
 /// What a ping saw.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -48,11 +49,30 @@ impl PingReport {
     }
 }
 
+/// When the last answer came, and the longest time without one.
+#[derive(Debug)]
+struct Silence {
+    last: Instant,
+    longest: Duration,
+}
+
+impl Silence {
+    fn new() -> Self {
+        Self { last: Instant::now(), longest: Duration::ZERO }
+    }
+
+    fn answered(&mut self, now: Instant) {
+        self.longest = self.longest.max(now.saturating_duration_since(self.last));
+        self.last = now;
+    }
+}
+
 /// A running ping. It is killed when this value is dropped.
 #[derive(Debug)]
 pub struct Ping {
     child: Child,
     report: Arc<Mutex<PingReport>>,
+    silence: Arc<Mutex<Silence>>,
     reader: Option<JoinHandle<()>>,
 }
 
@@ -68,9 +88,10 @@ impl Ping {
         let mut child = from.spawn(&mut command)?;
         let output = child.stdout.take().context("ping has no standard output")?;
         let report = Arc::<Mutex<PingReport>>::default();
-        let shared = Arc::clone(&report);
-        let reader = thread::spawn(move || read(output, &shared));
-        let ping = Self { child, report, reader: Some(reader) };
+        let silence = Arc::new(Mutex::new(Silence::new()));
+        let shared = (Arc::clone(&report), Arc::clone(&silence));
+        let reader = thread::spawn(move || read(output, &shared.0, &shared.1));
+        let ping = Self { child, report, silence, reader: Some(reader) };
         ping.wait_answers(1)?;
         Ok(ping)
     }
@@ -81,10 +102,21 @@ impl Ping {
         *self.report.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// The longest time between two answers since the last [`Ping::forget_silence`].
+    #[must_use]
+    pub fn longest_silence(&self) -> Duration {
+        self.silence.lock().unwrap_or_else(PoisonError::into_inner).longest
+    }
+
+    /// Measures silence from now on.
+    pub fn forget_silence(&self) {
+        *self.silence.lock().unwrap_or_else(PoisonError::into_inner) = Silence::new();
+    }
+
     /// Waits for `more` further answers.
     ///
     /// # Errors
-    /// When they do not come within 10 seconds.
+    /// When they do not come within 20 seconds.
     pub fn wait_answers(&self, more: u64) -> Result<()> {
         let start = self.report().received;
         eventually(DEADLINE, "answers to ping", || {
@@ -119,9 +151,14 @@ impl Drop for Ping {
     }
 }
 
-fn read(output: ChildStdout, report: &Mutex<PingReport>) {
+fn read(output: ChildStdout, report: &Mutex<PingReport>, silence: &Mutex<Silence>) {
     for line in BufReader::new(output).lines().map_while(Result::ok) {
-        report.lock().unwrap_or_else(PoisonError::into_inner).read(&line);
+        let mut report = report.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = report.received;
+        report.read(&line);
+        if report.received > before {
+            silence.lock().unwrap_or_else(PoisonError::into_inner).answered(Instant::now());
+        }
     }
 }
 
@@ -160,6 +197,16 @@ mod tests {
         report.read("64 bytes from 10.200.1.2: icmp_seq=0 ttl=62 time=0.04 ms");
         report.read("64 bytes from 10.200.1.2: icmp_seq=2 ttl=62 time=0.04 ms");
         assert_eq!((report.last, report.lost()), (0x1_0002, 1));
+    }
+
+    #[test]
+    fn the_longest_silence_is_kept() {
+        let mut silence = Silence::new();
+        let start = silence.last;
+        for ms in [1, 51, 53] {
+            silence.answered(start + Duration::from_millis(ms));
+        }
+        assert_eq!(silence.longest, Duration::from_millis(50));
     }
 
     #[test]

@@ -3,11 +3,15 @@
 
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use netns_tests::lab::{DEVICE, PREFIX};
 use netns_tests::monitor::Recorder;
-use netns_tests::{Lab, Pod, Spec, eventually, lab, lease, scenario::Traffic, throughout};
+use netns_tests::{Api, Flanneld, Lab, Pod, Spec, eventually, lab, lease, scenario::Traffic, throughout};
 use nix::sys::signal::Signal;
+
+/// How long a daemon may believe in a connection on which nothing comes any more: 30 s until it asks, 10 s for an answer, and
+/// time to go elsewhere.
+const SILENCE: Duration = Duration::from_secs(60);
 
 fn key(host: u8) -> String {
     format!("{PREFIX}/subnets/10.200.{host}.0-24")
@@ -49,10 +53,7 @@ fn etcd_may_start_after_the_daemon() -> Result<()> {
     lab.wait_converged(&daemons)
 }
 
-#[test]
-fn a_daemon_that_waits_for_etcd_stops_within_a_second() -> Result<()> {
-    let lab = Lab::without_etcd(&Spec { nodes: 1, ..Spec::default() })?;
-    let mut daemon = lab.launch(1)?;
+fn stops_within_a_second_while_it_waits(mut daemon: Flanneld) -> Result<()> {
     eventually(lab::CONVERGENCE, "the daemon waits", || {
         ensure!(!daemon.notify().received().is_empty(), "nothing said yet");
         Ok(())
@@ -61,6 +62,18 @@ fn a_daemon_that_waits_for_etcd_stops_within_a_second() -> Result<()> {
     let status = daemon.process_mut().wait(Duration::from_secs(1))?;
     assert_eq!(status.code(), Some(0));
     Ok(())
+}
+
+#[test]
+fn a_daemon_that_waits_for_etcd_stops_within_a_second() -> Result<()> {
+    let lab = Lab::without_etcd(&Spec { nodes: 1, ..Spec::default() })?;
+    stops_within_a_second_while_it_waits(lab.launch(1)?)?;
+    // Nobody answers the resolver either, which takes its time.
+    let node = lab.node(1)?;
+    node.write("/etc/resolv.conf", "nameserver 10.8.0.101\noptions timeout:30 attempts:5\n")?;
+    lab.switch().cut(lab.etcd().node(0)?)?;
+    let options = lab.options(1).flag("etcd-endpoints", "http://etcd.example.org:2379");
+    stops_within_a_second_while_it_waits(Flanneld::start(node, &options)?)
 }
 
 #[test]
@@ -130,17 +143,73 @@ fn a_silent_etcd_is_noticed_and_followed_again() -> Result<()> {
     lab.wait_converged(&daemons)
 }
 
-#[test]
-fn one_of_three_members_may_die() -> Result<()> {
-    let mut lab = Lab::start(&Spec { nodes: 2, etcd_members: 3, ..Spec::default() })?;
-    let daemons = lab.flanneld_everywhere()?;
-    for member in 0..3 {
-        lab.etcd_mut().kill(member)?;
+/// Three members and two daemons; `fault` befalls each member that the first daemon is connected to, and meanwhile leases
+/// change. `undo` ends it.
+fn one_of_three_members(
+    api: Api,
+    fault: fn(&mut Lab, usize) -> Result<()>,
+    undo: fn(&mut Lab, usize) -> Result<()>,
+) -> Result<()> {
+    let mut lab = Lab::start(&Spec { nodes: 2, etcd_members: 3, etcd_api: api, ..Spec::default() })?;
+    let mut daemons = lab.flanneld_everywhere()?;
+    let connections = lab.node(1)?.run("ss --no-header --tcp --numeric state established")?;
+    let used: Vec<usize> =
+        (0..3).filter(|member| connections.contains(&format!("10.8.0.10{}:2379", member + 1))).collect();
+    ensure!(!used.is_empty(), "{connections}");
+    for member in used {
+        fault(&mut lab, member)?;
         let value = lease::value("10.8.0.201", &format!("02:00:00:00:00:0{member}"));
         eventually(lab::CONVERGENCE, "a write with two members", || lab.etcd().put(&key(201), &value))?;
-        lab.wait_converged(&daemons)?;
-        lab.etcd_mut().launch(member)?;
+        // A watch at the member in question has to be noticed to be dead first.
+        eventually(SILENCE, "the kernels equal the leases", || lab.wait_converged(&daemons))?;
+        // A start gets along as well.
+        daemons.pop().context("a daemon")?.stop(Signal::SIGTERM)?;
+        daemons.push(lab.flanneld(2)?);
+        undo(&mut lab, member)?;
         lab.etcd().wait_healthy()?;
     }
     Ok(())
+}
+
+fn kill(lab: &mut Lab, member: usize) -> Result<()> {
+    lab.etcd_mut().kill(member)
+}
+
+fn launch(lab: &mut Lab, member: usize) -> Result<()> {
+    lab.etcd_mut().launch(member)
+}
+
+/// Drops what the members say to each other; clients still reach the member.
+fn cut_off_from_quorum(lab: &mut Lab, member: usize) -> Result<()> {
+    let node = lab.etcd().node(member)?;
+    for chain in ["INPUT", "OUTPUT"] {
+        for port in ["--dport", "--sport"] {
+            node.run(&format!("iptables -A {chain} -p tcp {port} 2380 -j DROP"))?;
+        }
+    }
+    Ok(())
+}
+
+fn back_in_quorum(lab: &mut Lab, member: usize) -> Result<()> {
+    lab.etcd().node(member)?.run("iptables -F").map(drop)
+}
+
+#[test]
+fn one_of_three_members_may_die() -> Result<()> {
+    one_of_three_members(Api::V3, kill, launch)
+}
+
+#[test]
+fn one_of_three_members_may_die_over_v2() -> Result<()> {
+    one_of_three_members(Api::V2, kill, launch)
+}
+
+#[test]
+fn a_member_without_its_quorum_is_left() -> Result<()> {
+    one_of_three_members(Api::V3, cut_off_from_quorum, back_in_quorum)
+}
+
+#[test]
+fn a_member_without_its_quorum_is_left_over_v2() -> Result<()> {
+    one_of_three_members(Api::V2, cut_off_from_quorum, back_in_quorum)
 }

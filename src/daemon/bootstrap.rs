@@ -13,6 +13,7 @@ use crate::clock::Now;
 use crate::kernel::{Kernel, Scope};
 use crate::model::device;
 use crate::model::ext_iface::{self, ExternalInterface};
+use crate::model::host::Host;
 use crate::model::state::{Observed, Vtep};
 use crate::model::{IfName, MacAddr, NetworkConfig};
 use crate::status::Phase;
@@ -46,9 +47,11 @@ pub(super) async fn start<S: LeaseStore, K: Kernel>(
     now: Now,
 ) -> Result<Started, Fatal> {
     let (config, snapshot) = wait_for_config(store, reporter).await?;
-    let external = choose_interface(settings, kernel)?;
+    let host = kernel.host()?;
+    let external = choose_interface(settings, kernel, &host)?;
     let public_ip = settings.public_ip.unwrap_or(external.address);
     let mut vtep = wanted_vtep(&config, &external)?;
+    vtep.tx_checksum = wanted_tx_checksum(settings, &config, &host);
     reporter.chosen(&external, vtep.mtu);
     let scope = Scope { vtep: vtep.name.clone(), parent: external.name.clone(), network: config.network };
     kernel.watch(&scope)?;
@@ -111,14 +114,17 @@ async fn wait_for_config<S: LeaseStore>(
     }
 }
 
-fn choose_interface<K: Kernel>(settings: &Settings, kernel: &mut K) -> Result<ExternalInterface, Fatal> {
-    let host = kernel.host()?;
+fn choose_interface<K: Kernel>(
+    settings: &Settings,
+    kernel: &mut K,
+    host: &Host,
+) -> Result<ExternalInterface, Fatal> {
     let lookup = |ip| kernel.route_to(ip).map_err(|error| error.to_string());
-    let chosen = ext_iface::choose(&settings.selectors, &host, lookup)
+    let chosen = ext_iface::choose(&settings.selectors, host, lookup)
         .map_err(|none| Fatal::Interface(none.to_string()))?;
     info!(interface = %chosen.name, address = %chosen.address, mtu = %chosen.mtu, because = %chosen.reason,
         public_ip = %settings.public_ip.unwrap_or(chosen.address),
-        candidates = %ext_iface::candidates(&host), "external interface chosen");
+        candidates = %ext_iface::candidates(host), "external interface chosen");
     Ok(chosen)
 }
 
@@ -141,7 +147,18 @@ fn wanted_vtep(config: &NetworkConfig, external: &ExternalInterface) -> Result<V
         mtu,
         learning: config.vxlan.learning,
         gbp: config.vxlan.gbp,
+        tx_checksum: None,
     })
+}
+
+/// The node's own option counts more than the network config.
+fn wanted_tx_checksum(settings: &Settings, config: &NetworkConfig, host: &Host) -> Option<bool> {
+    let chosen = settings.tx_checksum.or(config.vxlan.tx_checksum).unwrap_or_default();
+    let wanted = chosen.wanted(host.kernel);
+    if wanted == Some(false) {
+        info!(option = ?chosen, "TX checksum offload is off: correct on every kernel, at half the throughput of TCP");
+    }
+    wanted
 }
 
 async fn wait_for_lease<S: LeaseStore>(

@@ -36,7 +36,10 @@ pub(super) struct DataPlane<K> {
     network: Ipv4Network,
     direct_routing: bool,
     direct: BTreeSet<Ipv4Addr>,
+    blackhole: bool,
     mirror: Entries,
+    /// The device was right; what somebody sets on it since then is theirs to decide.
+    settled: bool,
     failed: BTreeMap<EntryKey, String>,
     conflicts: BTreeMap<Ipv4Network, Route>,
 }
@@ -52,6 +55,8 @@ pub(super) struct Wanted {
     pub(super) network: Ipv4Network,
     /// Reach peers on the same link without the tunnel.
     pub(super) direct_routing: bool,
+    /// Drop what is sent to our own subnet while no pod bridge has it (`ip-blackhole-route`).
+    pub(super) blackhole: bool,
 }
 
 /// What one round changed in the kernel.
@@ -87,7 +92,9 @@ impl<K: Kernel> DataPlane<K> {
             network: wanted.network,
             direct_routing: wanted.direct_routing,
             direct: BTreeSet::new(),
+            blackhole: wanted.blackhole,
             mirror: Entries::default(),
+            settled: false,
             failed: BTreeMap::new(),
             conflicts: BTreeMap::new(),
         }
@@ -108,9 +115,14 @@ impl<K: Kernel> DataPlane<K> {
         self.address = address;
     }
 
+    fn desired(&self) -> Overlay<'_> {
+        Overlay { leases: &self.leases, direct: &self.direct, blackhole: self.blackhole }
+    }
+
     /// How many peers have an entry that could not be programmed.
     pub(super) fn failed_peers(&self) -> usize {
-        let mut peers: BTreeSet<Ipv4Network> = self.conflicts.keys().copied().collect();
+        let is_peer = |subnet: &Ipv4Network| self.leases.peer(*subnet).is_some();
+        let mut peers: BTreeSet<Ipv4Network> = self.conflicts.keys().copied().filter(is_peer).collect();
         for key in self.failed.keys() {
             match *key {
                 EntryKey::Neighbor(ip) => peers.extend(self.leases.peer_at(ip).map(|(subnet, _)| subnet)),
@@ -134,22 +146,38 @@ impl<K: Kernel> DataPlane<K> {
     pub(super) fn resync(&mut self) -> Result<Report, KernelError> {
         let scope = self.scope();
         let mut observed = self.kernel.observe(&scope)?;
+        if self.settled {
+            self.heed_tx_checksum(&observed);
+        }
+        self.settled = false;
         let steps = device::steps(&self.vtep, self.address, self.network, observed.vtep.as_ref());
         if !steps.is_empty() {
             self.correct_device(&scope, &steps, &observed)?;
             self.kernel.queued();
             observed = self.kernel.observe(&scope)?;
         }
+        self.vtep.tx_checksum = device::settled_tx_checksum(&self.vtep, observed.vtep.as_ref());
+        self.settled = true;
         self.mirror = observed.entries;
         self.failed.clear();
         self.conflicts.clear();
         self.find_direct(self.leases.peers().map(|(subnet, _)| subnet).collect());
-        let desired = Overlay { leases: &self.leases, direct: &self.direct }.entries();
+        let desired = self.desired().entries();
         let mut report = self.carry_out(diff(&desired, &self.mirror));
         if !steps.is_empty() {
             report.done.insert(OperationKind::Device, u64::try_from(steps.len()).unwrap_or(u64::MAX));
         }
         Ok(report)
+    }
+
+    /// Takes over what an operator or a unit's `ExecStartPost` did with `ethtool -K`.
+    fn heed_tx_checksum(&mut self, observed: &Observed) {
+        let found = device::settled_tx_checksum(&self.vtep, observed.vtep.as_ref());
+        if found != self.vtep.tx_checksum {
+            info!(device = %self.vtep.name, tx_checksum = found,
+                "somebody switched TX checksum offload; it stays like that, also when the device has to be made anew");
+            self.vtep.tx_checksum = found;
+        }
     }
 
     fn correct_device(
@@ -203,7 +231,7 @@ impl<K: Kernel> DataPlane<K> {
                 self.conflicts.remove(subnet);
             }
         }
-        let desired = Overlay { leases: &self.leases, direct: &self.direct }.entries_of(keys);
+        let desired = self.desired().entries_of(keys);
         self.carry_out(diff(&desired, &self.mirror.restricted_to(keys)))
     }
 
@@ -218,7 +246,7 @@ impl<K: Kernel> DataPlane<K> {
                 break;
             }
             let keys = self.take_over(&changes);
-            let desired = Overlay { leases: &self.leases, direct: &self.direct }.entries_of(&keys);
+            let desired = self.desired().entries_of(&keys);
             let rest = diff(&desired, &self.mirror.restricted_to(&keys));
             let failing: Vec<Operation> = rest
                 .operations
@@ -349,9 +377,16 @@ mod tests {
             mtu: Mtu::try_from(1370).unwrap(),
             learning: false,
             gbp: false,
+            tx_checksum: None,
         };
         let network = "10.200.0.0/16".parse().unwrap();
-        Wanted { vtep, address: Ipv4Addr::new(10, 200, 1, 0), network, direct_routing: false }
+        Wanted {
+            vtep,
+            address: Ipv4Addr::new(10, 200, 1, 0),
+            network,
+            direct_routing: false,
+            blackhole: false,
+        }
     }
 
     fn own() -> Own {
@@ -386,7 +421,7 @@ mod tests {
     }
 
     fn desired(plane: &DataPlane<FakeKernel>) -> Entries {
-        Overlay { leases: &plane.leases, direct: &plane.direct }.entries()
+        plane.desired().entries()
     }
 
     #[test]
@@ -475,6 +510,40 @@ mod tests {
         assert_eq!(plane.kernel.state, before);
     }
 
+    fn tx_checksum(plane: &DataPlane<FakeKernel>) -> Option<bool> {
+        plane.kernel.state.vtep.as_ref().and_then(|device| device.tx_checksum)
+    }
+
+    /// Whatever was ordered at start: what is set later stays, and a device made anew gets it too.
+    #[test]
+    fn the_tx_checksum_somebody_sets_later_stays_and_is_restored() {
+        for (order, at_start) in [(None, true), (Some(true), true), (Some(false), false)] {
+            let vtep = Vtep { tx_checksum: order, ..wanted().vtep };
+            let mut plane = started(Wanted { vtep, ..wanted() }, FakeKernel::default());
+            assert_eq!(tx_checksum(&plane), Some(at_start));
+            for by_somebody in [!at_start, at_start, !at_start] {
+                plane.kernel.state.vtep.as_mut().unwrap().tx_checksum = Some(by_somebody);
+                plane.on_changes(&[Change::Device]).unwrap();
+                assert_eq!(tx_checksum(&plane), Some(by_somebody), "{order:?}");
+                plane.kernel.state = Observed::default();
+                plane.on_changes(&[Change::Device]).unwrap();
+                assert_eq!(tx_checksum(&plane), Some(by_somebody), "{order:?}");
+            }
+        }
+    }
+
+    /// Left alone means as it was before we came, also for the device that follows.
+    #[test]
+    fn the_tx_checksum_of_a_device_that_was_there_is_restored() {
+        let mut kernel = started(wanted(), FakeKernel::default()).kernel;
+        kernel.state.vtep.as_mut().unwrap().tx_checksum = Some(false);
+        let mut plane = started(wanted(), kernel);
+        assert_eq!((tx_checksum(&plane), plane.kernel.steps.len()), (Some(false), 3));
+        plane.kernel.state = Observed::default();
+        plane.on_changes(&[Change::Device]).unwrap();
+        assert_eq!(tx_checksum(&plane), Some(false));
+    }
+
     #[test]
     fn a_device_that_cannot_be_made_is_an_error_and_nothing_else_is_touched() {
         let kernel = FakeKernel { device_refused: true, ..FakeKernel::default() };
@@ -496,5 +565,24 @@ mod tests {
         plane.resync().unwrap();
         assert_eq!(plane.kernel.state.entries.routes, subnets.map(Route::overlay).into());
         assert_eq!(plane.kernel.state.entries.fdb.len(), 2);
+    }
+    #[test]
+    fn the_blackhole_of_our_subnet_follows_it_and_is_put_back() {
+        let mut plane = started(Wanted { blackhole: true, ..wanted() }, FakeKernel::default());
+        let routes =
+            |plane: &DataPlane<FakeKernel>| Vec::from_iter(plane.kernel.state.entries.routes.clone());
+        let first = Route::blackhole(own().subnet);
+        assert_eq!(routes(&plane), [first]);
+        plane.kernel.interfere(&Operation::DeleteRoute(first));
+        let changes = plane.kernel.queued();
+        assert_eq!(plane.on_changes(&changes).unwrap().done.values().sum::<u64>(), 1);
+        assert_eq!(routes(&plane), [first]);
+        let other = Own { subnet: "10.200.7.0/24".parse().unwrap(), ..own() };
+        plane.leases.set_own(other.clone(), &[]);
+        plane.resync().unwrap();
+        assert_eq!(routes(&plane), [Route::blackhole(other.subnet)]);
+        plane.blackhole = false;
+        plane.resync().unwrap();
+        assert_eq!(routes(&plane), []);
     }
 }

@@ -29,10 +29,10 @@ use subnet_file::SubnetFile;
 use crate::clock::Clock;
 use crate::firewall::Preference;
 use crate::kernel::{Kernel, KernelError};
-use crate::model::NodeId;
 use crate::model::ext_iface::{Selector, selectors};
 use crate::model::lease_set::{LeaseSet, Own};
 use crate::model::masquerade::{Overlay, RuleOptions};
+use crate::model::{NodeId, TxChecksum};
 use crate::options::Options;
 use crate::store::LeaseStore;
 use crate::subnet_env::Previous;
@@ -58,6 +58,8 @@ pub struct Settings {
     pub lease_ttl: Duration,
     /// How long before its end it is renewed.
     pub renew_margin: Duration,
+    /// Drop what is sent to our own subnet while no pod bridge has it.
+    pub blackhole: bool,
     /// Which firewall rules are wanted.
     pub rules: RuleOptions,
     /// Which firewall holds them.
@@ -66,6 +68,8 @@ pub struct Settings {
     pub firewall_resync: Duration,
     /// What the rules of a former run were made for.
     pub previous_overlay: Option<Overlay>,
+    /// TX checksum offload of the device, if this node is told; else the network config says.
+    pub tx_checksum: Option<TxChecksum>,
     /// Addresses of the store, which must stay reachable outside of the overlay.
     pub store_addresses: Vec<Ipv4Addr>,
 }
@@ -87,6 +91,7 @@ impl Settings {
             ip_masq: options.firewall.ip_masq,
             lease_ttl: options.lease.ttl,
             renew_margin: options.lease.renew_margin,
+            blackhole: options.blackhole,
             rules: RuleOptions {
                 ip_masq: firewall.ip_masq,
                 forward_rules: firewall.forward_rules,
@@ -96,6 +101,7 @@ impl Settings {
             firewall: firewall.preference,
             firewall_resync: firewall.resync,
             previous_overlay: previous.network.zip(previous.subnet).map(former),
+            tx_checksum: options.tx_checksum,
             store_addresses: options.etcd.endpoints.iter().filter_map(|url| host(url.authority())).collect(),
         }
     }
@@ -151,6 +157,7 @@ pub async fn run<S: LeaseStore, K: Kernel>(
         vtep: started.vtep,
         network,
         direct_routing: started.claim.config.vxlan.direct_routing,
+        blackhole: settings.blackhole,
     };
     rules::check_host(&started.external.name, &wanted.vtep.name);
     let data_plane = DataPlane::new(kernel, LeaseSet::new(own), wanted);

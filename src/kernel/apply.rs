@@ -114,7 +114,8 @@ fn command(scope: &Scope, operation: &Operation) -> String {
 }
 
 fn route_command(verb: &str, scope: &Scope, route: &Route) -> String {
-    let mut words = format!("ip route {verb} {}", route.dst);
+    let kind = if route.device == RouteDevice::Nowhere { "blackhole " } else { "" };
+    let mut words = format!("ip route {verb} {kind}{}", route.dst);
     if let Some(gateway) = route.gateway {
         words.push_str(&format!(" via {gateway}"));
     }
@@ -171,6 +172,10 @@ mod tests {
             (
                 Operation::DeleteRoute(Route { metric: 7, ..overlay }),
                 "ip route del 10.200.2.0/24 via 10.200.2.0 dev flannel.1 onlink metric 7",
+            ),
+            (
+                Operation::PutRoute(Route::blackhole(subnet)),
+                "ip route replace blackhole 10.200.2.0/24 metric 4294967295",
             ),
             (
                 Operation::PutRoute(Route::direct(subnet, station)),

@@ -59,6 +59,7 @@ impl FakeKernel {
             mtu: vtep.mtu.get(),
             up: false,
             addresses: Vec::new(),
+            tx_checksum: Some(true),
         }
     }
 
@@ -69,6 +70,7 @@ impl FakeKernel {
             (DeviceStep::SetMac(mac), Some(device)) => device.mac = *mac,
             (DeviceStep::SetMtu(mtu), Some(device)) => device.mtu = mtu.get(),
             (DeviceStep::SetUp, Some(device)) => device.up = true,
+            (DeviceStep::SetTxChecksum(on), Some(device)) => device.tx_checksum = Some(*on),
             (DeviceStep::SetLearning(on), Some(device)) => {
                 device.vxlan.iter_mut().for_each(|vxlan| vxlan.learning = *on);
             }

@@ -15,6 +15,7 @@ use crate::model::state::{EntryKey, FdbTarget, Observed, Operation, Route};
 use crate::model::{IfName, MacAddr};
 
 mod apply;
+mod ethtool;
 #[cfg(test)]
 pub(crate) mod fake;
 mod linux;

@@ -7,14 +7,18 @@ use std::net::Ipv4Addr;
 
 use ipnetwork::Ipv4Network;
 use nix::libc;
+use nix::sys::utsname::uname;
+use tracing::debug;
 
 use super::parse::{self, Entry, Link};
 use super::refusal::Refusal;
 use super::socket::Requests;
-use super::{KernelError, Scope, wire};
+use super::{KernelError, Scope, ethtool, wire};
 use crate::model::host::{DefaultRoute, Host, HostLink, RouteLookup};
-use crate::model::state::{Entries, FdbTarget, Observed, ObservedVtep, Route};
-use crate::model::{IfName, MacAddr};
+use crate::model::state::{
+    Entries, FdbTarget, Observed, ObservedVtep, PROTOCOL_FLANNELD, Route, RouteDevice,
+};
+use crate::model::{IfName, KernelVersion, MacAddr};
 
 /// How often a device may vanish while it is being read before that is an error.
 const ATTEMPTS: usize = 3;
@@ -73,7 +77,12 @@ pub(super) fn host(requests: &mut Requests) -> Result<Host, KernelError> {
         mtu: link.device.mtu,
         addresses: of_link.remove(&link.index).unwrap_or_default(),
     });
-    Ok(Host { default_routes: default_routes.collect(), links: links.collect() })
+    Ok(Host { default_routes: default_routes.collect(), links: links.collect(), kernel: kernel_version() })
+}
+
+/// `uname -r`
+fn kernel_version() -> Option<KernelVersion> {
+    KernelVersion::from_release(uname().ok()?.release().to_str()?)
 }
 
 /// The wanted routes of the main table, in kernel order.
@@ -106,9 +115,10 @@ pub(super) fn route_to(requests: &mut Requests, ip: Ipv4Addr) -> Result<RouteLoo
     Ok(RouteLookup { device, source: entry.source, gateway: entry.route(None).gateway })
 }
 
-/// Whether a route leads into the overlay network.
+/// Whether a route leads into the overlay network, or is a blackhole of ours, perhaps of a time with another network.
 pub(super) fn inside(network: Ipv4Network, route: &Route) -> bool {
-    route.dst.prefix() >= network.prefix() && network.contains(route.dst.network())
+    let blackhole = route.device == RouteDevice::Nowhere && route.protocol == PROTOCOL_FLANNELD;
+    blackhole || (route.dst.prefix() >= network.prefix() && network.contains(route.dst.network()))
 }
 
 /// Our device and the entries, and the MACs whose FDB entry is not plain.
@@ -178,7 +188,7 @@ fn fdb(
     Ok(found.into_iter().collect())
 }
 
-/// Completes a link with its addresses and the name of the device below.
+/// Completes a link with its addresses, its offload and the name of the device below.
 fn device(requests: &mut Requests, scope: &Scope, link: Link) -> Result<ObservedVtep, KernelError> {
     let mut device = link.device;
     if let (Some(vxlan), Some(parent)) = (&mut device.vxlan, link.parent) {
@@ -192,5 +202,12 @@ fn device(requests: &mut Requests, scope: &Scope, link: Link) -> Result<Observed
     let addresses =
         addresses.map_err(|refusal| refusal.doing(format!("ip -4 addr show dev {}", scope.vtep)))?;
     device.addresses = addresses.iter().map(|address| address.network).collect();
+    device.tx_checksum = match ethtool::tx_checksum(&scope.vtep) {
+        Ok(on) => Some(on),
+        Err(error) => {
+            debug!(device = %scope.vtep, %error, "TX checksum offload cannot be read");
+            None
+        }
+    };
     Ok(device)
 }

@@ -54,7 +54,7 @@ pub(super) fn link_identity(payload: &[u8]) -> Option<(u32, Option<IfName>)> {
 pub(super) struct Link {
     pub(super) index: u32,
     pub(super) name: IfName,
-    /// Without addresses; the parent's name is still missing.
+    /// Without addresses and offload; the parent's name is still missing.
     pub(super) device: ObservedVtep,
     /// Index of the device below, in our network namespace.
     pub(super) parent: Option<u32>,
@@ -70,6 +70,7 @@ pub(super) fn link(payload: &[u8]) -> Option<Link> {
         mtu: 0,
         up: header.flags.contains(LinkFlags::Up),
         addresses: Vec::new(),
+        tx_checksum: None,
     };
     let (mut parent, mut elsewhere) = (None, false);
     for attribute in attributes(payload, LINK_HEADER) {
@@ -216,7 +217,7 @@ pub(super) fn station(payload: &[u8]) -> Option<Station> {
 /// An IPv4 route, and what of it is known by number only.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct RouteEntry {
-    /// The device is still `Other`.
+    /// The device is not yet known to be ours.
     route: Route,
     pub(super) main_table: bool,
     /// The single outgoing device.
@@ -228,7 +229,7 @@ impl RouteEntry {
     /// The route, `vtep` being the index of our device.
     pub(super) fn route(&self, vtep: Option<u32>) -> Route {
         let ours = self.device.is_some() && self.device == vtep;
-        Route { device: if ours { RouteDevice::Vtep } else { RouteDevice::Other }, ..self.route }
+        Route { device: if ours { RouteDevice::Vtep } else { self.route.device }, ..self.route }
     }
 }
 
@@ -238,12 +239,18 @@ pub(super) fn route(payload: &[u8]) -> Option<RouteEntry> {
     if header.address_family != AddressFamily::Inet {
         return None;
     }
-    let usual = header.kind == RouteType::Unicast && header.scope == RouteScope::Universe && header.tos == 0;
+    let device = match header.kind {
+        RouteType::BlackHole => RouteDevice::Nowhere,
+        _ => RouteDevice::Other,
+    };
+    let usual = matches!(header.kind, RouteType::Unicast | RouteType::BlackHole)
+        && header.scope == RouteScope::Universe
+        && header.tos == 0;
     let mut entry = RouteEntry {
         route: Route {
             dst: Ipv4Network::new(Ipv4Addr::UNSPECIFIED, header.destination_prefix_length).ok()?,
             metric: 0,
-            device: RouteDevice::Other,
+            device,
             gateway: None,
             onlink: header.flags.contains(RouteFlags::Onlink),
             protocol: header.protocol.into(),
@@ -317,7 +324,14 @@ mod tests {
             gbp: false,
         };
         let mac = "22:84:96:4b:66:c2".parse().unwrap();
-        let expected = ObservedVtep { vxlan: Some(vxlan), mac, mtu: 1370, up: true, addresses: vec![] };
+        let expected = ObservedVtep {
+            vxlan: Some(vxlan),
+            mac,
+            mtu: 1370,
+            up: true,
+            addresses: vec![],
+            tx_checksum: None,
+        };
         assert_eq!(link.device, expected);
     }
 

@@ -12,7 +12,7 @@ use tracing::debug;
 use super::linux::LinuxKernel;
 use super::refusal::Refusal;
 use super::wire::{self, Stamp};
-use super::{KernelError, Scope, observe};
+use super::{KernelError, Scope, ethtool, observe};
 use crate::model::IfName;
 use crate::model::device::DeviceStep;
 use crate::model::state::Vtep;
@@ -29,6 +29,9 @@ pub(super) fn carry_out(
     let doing = command(scope, step);
     if let DeviceStep::Create(vtep) = step {
         return create(kernel, vtep, &doing);
+    }
+    if let DeviceStep::SetTxChecksum(on) = step {
+        return ethtool::set_tx_checksum(&scope.vtep, *on).map_err(|error| Refusal::from(error).doing(doing));
     }
     let result = kernel.vtep_index(&scope.vtep).and_then(|index| {
         let index = index.ok_or(Refusal { errno: libc::ENODEV, words: None })?;
@@ -51,6 +54,8 @@ fn encode(out: &mut Vec<u8>, stamp: Stamp, index: u32, step: &DeviceStep) {
         DeviceStep::AddAddress(ip) => wire::add_address(out, stamp, index, Ipv4Network::from(*ip)),
         DeviceStep::DeleteAddress(address) => wire::delete_address(out, stamp, index, *address),
         DeviceStep::SetUp => wire::set_up(out, stamp, index),
+        // No netlink: `carry_out` does it by ioctl.
+        DeviceStep::SetTxChecksum(_) => {}
     }
 }
 
@@ -127,6 +132,8 @@ fn command(scope: &Scope, step: &DeviceStep) -> String {
         DeviceStep::SetMtu(mtu) => format!("ip link set {dev} mtu {mtu}"),
         DeviceStep::SetLearning(true) => format!("ip link set {dev} type vxlan learning"),
         DeviceStep::SetLearning(false) => format!("ip link set {dev} type vxlan nolearning"),
+        DeviceStep::SetTxChecksum(true) => format!("ethtool -K {dev} tx on"),
+        DeviceStep::SetTxChecksum(false) => format!("ethtool -K {dev} tx off"),
         DeviceStep::AddAddress(ip) => format!("ip addr add {ip}/32 dev {dev}"),
         DeviceStep::DeleteAddress(address) => format!("ip addr del {address} dev {dev}"),
         DeviceStep::SetUp => format!("ip link set {dev} up"),

@@ -122,19 +122,21 @@ pub(super) fn delete_fdb_entirely(out: &mut Vec<u8>, stamp: Stamp, vtep: u32, ma
 }
 
 fn put_route(out: &mut Vec<u8>, stamp: Stamp, vtep: u32, route: &Route) {
-    let header = RouteHeader {
-        protocol: RouteProtocol::from(route.protocol),
-        kind: RouteType::Unicast,
-        ..route_header(route)
-    };
+    let kind = if route.device == RouteDevice::Nowhere { RouteType::BlackHole } else { RouteType::Unicast };
+    let header = RouteHeader { protocol: RouteProtocol::from(route.protocol), kind, ..route_header(route) };
     push_route(out, stamp, libc::RTM_NEWROUTE, &header, vtep, route);
 }
 
 /// Type and protocol 0 match any, as recorded: a route of the Go daemon that was adopted goes too. A route that is not
-/// plain may have any scope (`RT_SCOPE_NOWHERE` matches all).
+/// plain may have any scope (`RT_SCOPE_NOWHERE` matches all). A blackhole has nothing else that tells it from other routes
+/// to our subnet, such as a pod bridge's.
 fn delete_route(out: &mut Vec<u8>, stamp: Stamp, vtep: u32, route: &Route) {
     let scope = if route.plain { RouteScope::Universe } else { RouteScope::NoWhere };
-    let header = RouteHeader { scope, ..route_header(route) };
+    let mut header = RouteHeader { scope, ..route_header(route) };
+    if route.device == RouteDevice::Nowhere {
+        header.kind = RouteType::BlackHole;
+        header.protocol = RouteProtocol::from(route.protocol);
+    }
     push_route(out, stamp, libc::RTM_DELROUTE, &header, vtep, route);
 }
 

@@ -20,6 +20,8 @@ pub enum DeviceStep {
     SetMtu(Mtu),
     /// `ip link set NAME type vxlan learning|nolearning`
     SetLearning(bool),
+    /// `ethtool -K NAME tx on|off`
+    SetTxChecksum(bool),
     /// `ip addr add IP/32 dev NAME`
     AddAddress(Ipv4Addr),
     /// `ip addr del ADDRESS dev NAME`
@@ -91,6 +93,10 @@ pub fn steps(
     } else {
         steps.extend(observed.map(|_| DeviceStep::Delete));
         steps.push(DeviceStep::Create(vtep.clone()));
+        // A new device has it on (`vxlan_setup` in `drivers/net/vxlan/vxlan_core.c`).
+        if restored_tx_checksum(vtep, observed) == Some(false) {
+            steps.push(DeviceStep::SetTxChecksum(false));
+        }
     }
     let addresses = usable.map_or(&[][..], |found| &found.addresses);
     let wanted = |found: &&Ipv4Network| found.ip() == address && found.prefix() == 32;
@@ -105,6 +111,22 @@ pub fn steps(
     steps
 }
 
+/// What a device made anew gets: an order, else what the one before it had.
+fn restored_tx_checksum(vtep: &Vtep, former: Option<&ObservedVtep>) -> Option<bool> {
+    let former = former.filter(|found| found.vxlan.is_some());
+    vtep.tx_checksum.or(former.and_then(|found| found.tx_checksum))
+}
+
+/// What the device shall have from now on, once it was right: what it has. Who sets it later (`ExecStartPost`, an operator) has
+/// a reason, and a device made anew shall have it too.
+///
+/// A device that does not fit or has another MAC is not ours but one that somebody put in its place, and says nothing.
+#[must_use]
+pub fn settled_tx_checksum(vtep: &Vtep, observed: Option<&ObservedVtep>) -> Option<bool> {
+    let ours = observed.filter(|found| found.mac == vtep.mac && incompatibility(vtep, found).is_none());
+    ours.and_then(|found| found.tx_checksum).or(vtep.tx_checksum)
+}
+
 fn corrections(vtep: &Vtep, found: &ObservedVtep, steps: &mut Vec<DeviceStep>) {
     if found.mac != vtep.mac {
         steps.push(DeviceStep::SetMac(vtep.mac));
@@ -114,6 +136,11 @@ fn corrections(vtep: &Vtep, found: &ObservedVtep, steps: &mut Vec<DeviceStep>) {
     }
     if found.vxlan.as_ref().is_some_and(|vxlan| vxlan.learning != vtep.learning) {
         steps.push(DeviceStep::SetLearning(vtep.learning));
+    }
+    if let (Some(wanted), Some(found)) = (vtep.tx_checksum, found.tx_checksum)
+        && wanted != found
+    {
+        steps.push(DeviceStep::SetTxChecksum(wanted));
     }
 }
 
@@ -133,6 +160,7 @@ mod tests {
             mtu: Mtu::try_from(1370).unwrap(),
             learning: false,
             gbp: false,
+            tx_checksum: None,
         }
     }
 
@@ -152,6 +180,7 @@ mod tests {
             mtu: 1370,
             up: true,
             addresses: vec!["10.200.43.0/32".parse().unwrap()],
+            tx_checksum: Some(true),
         }
     }
 
@@ -219,6 +248,58 @@ mod tests {
             DeviceStep::SetUp,
         ];
         assert_eq!(plan(&wanted(), Some(&device)), expected);
+    }
+
+    #[test]
+    fn an_order_about_the_tx_checksum_is_carried_out_and_none_leaves_it_alone() {
+        for wanted_now in [None, Some(true), Some(false)] {
+            for found_now in [None, Some(true), Some(false)] {
+                let vtep = Vtep { tx_checksum: wanted_now, ..wanted() };
+                let device = ObservedVtep { tx_checksum: found_now, ..found() };
+                let expected = match (wanted_now, found_now) {
+                    (Some(on), Some(is)) if on != is => vec![DeviceStep::SetTxChecksum(on)],
+                    _ => vec![],
+                };
+                assert_eq!(plan(&vtep, Some(&device)), expected, "{wanted_now:?} {found_now:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_device_made_anew_gets_the_tx_checksum_of_the_order_or_of_the_one_before() {
+        let off = DeviceStep::SetTxChecksum(false);
+        let misfit = |tx_checksum| ObservedVtep { tx_checksum, ..vxlan(|vxlan| vxlan.vni = 2) };
+        for (order, former, switched_off) in [
+            (None, None, false),
+            (Some(false), None, true),
+            (Some(true), None, false),
+            (None, Some(misfit(Some(false))), true),
+            (None, Some(misfit(Some(true))), false),
+            (None, Some(misfit(None)), false),
+            (Some(true), Some(misfit(Some(false))), false),
+            (Some(false), Some(misfit(Some(true))), true),
+            (None, Some(ObservedVtep { vxlan: None, tx_checksum: Some(false), ..found() }), false),
+        ] {
+            let steps = plan(&Vtep { tx_checksum: order, ..wanted() }, former.as_ref());
+            assert_eq!(steps.contains(&off), switched_off, "{order:?} {former:?}");
+            assert!(!switched_off || steps.iter().position(|step| *step == off) < steps.len().checked_sub(1));
+        }
+    }
+
+    #[test]
+    fn what_somebody_sets_later_counts_unless_the_device_is_not_ours() {
+        let off = ObservedVtep { tx_checksum: Some(false), ..found() };
+        assert_eq!(settled_tx_checksum(&wanted(), Some(&off)), Some(false));
+        let ordered = Vtep { tx_checksum: Some(true), ..wanted() };
+        assert_eq!(settled_tx_checksum(&ordered, Some(&off)), Some(false));
+        for foreign in [
+            None,
+            Some(ObservedVtep { tx_checksum: None, ..found() }),
+            Some(ObservedVtep { mac: MacAddr::new([2; 6]), ..off.clone() }),
+            Some(ObservedVtep { vxlan: None, ..off }),
+        ] {
+            assert_eq!(settled_tx_checksum(&ordered, foreign.as_ref()), Some(true), "{foreign:?}");
+        }
     }
 
     #[test]

@@ -4,7 +4,7 @@
 //! Additions come first, from the far end to the near one (FDB, neighbour, route), so that a route never points
 //! at nothing; removals come last and in reverse.
 
-use super::state::{Entries, Operation, PROTOCOL_FLANNELD, Route, RouteDevice};
+use super::state::{Entries, Operation, PROTOCOL_BOOT, PROTOCOL_FLANNELD, Route, RouteDevice};
 
 /// What has to be done.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -19,8 +19,8 @@ pub struct Plan {
 
 /// Compares `desired` with `observed`. Both may be restricted to the same keys.
 ///
-/// Ours are all neighbours and FDB entries of our device, its routes into the network, and routes on other devices
-/// that carry our protocol number. Routes of others are never touched.
+/// Ours are all neighbours and FDB entries of our device, its routes into the network, and other routes that carry our
+/// protocol number. Routes of others are never touched.
 #[must_use]
 pub fn diff(desired: &Entries, observed: &Entries) -> Plan {
     let mut plan = Plan::default();
@@ -68,7 +68,8 @@ fn routes(desired: &Entries, observed: &Entries, plan: &mut Plan, deletions: &mu
                 in_slot.unwrap_or(wanted)
             }
         };
-        let others = observed.routes_to(wanted.dst).filter(|route| is_ours(route) && *route != kept);
+        let goes = |route: &&Route| is_ours(route) || is_blackhole_of_go(wanted, route);
+        let others = observed.routes_to(wanted.dst).filter(|route| goes(route) && *route != kept);
         deletions.extend(others.map(|route| Operation::DeleteRoute(*route)));
     }
     let unwanted = observed.routes.iter().filter(|route| is_ours(route));
@@ -80,6 +81,12 @@ fn is_ours(route: &Route) -> bool {
     route.device == RouteDevice::Vtep || route.protocol == PROTOCOL_FLANNELD
 }
 
+/// A blackhole as the Go daemon makes it is replaced by ours. Where none is wanted it may be an operator's and stays.
+fn is_blackhole_of_go(wanted: &Route, route: &Route) -> bool {
+    wanted.device == RouteDevice::Nowhere
+        && *route == Route { metric: 0, protocol: PROTOCOL_BOOT, ..Route::blackhole(wanted.dst) }
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
@@ -87,7 +94,7 @@ mod tests {
 
     use super::*;
     use crate::model::MacAddr;
-    use crate::model::state::{EntryKey, FdbTarget, PROTOCOL_BOOT};
+    use crate::model::state::{EntryKey, FdbTarget};
     use ipnetwork::Ipv4Network;
     use proptest::prelude::*;
 
@@ -153,6 +160,20 @@ mod tests {
         assert_eq!(plan.conflicts, [(Route::overlay(subnet(2)), foreign)]);
         assert!(plan.operations.iter().all(|operation| operation.kind() != "route"));
         assert_eq!(diff(&Entries::default(), &observed), Plan::default());
+    }
+
+    #[test]
+    fn a_blackhole_replaces_that_of_the_go_daemon_and_lets_a_bridge_be() {
+        let desired = Entries { routes: [Route::blackhole(subnet(2))].into(), ..Entries::default() };
+        let go = Route { metric: 0, protocol: PROTOCOL_BOOT, ..Route::blackhole(subnet(2)) };
+        let bridge = Route { device: RouteDevice::Other, protocol: 2, plain: false, ..go };
+        let observed = Entries { routes: [go, bridge].into(), ..Entries::default() };
+        let plan = diff(&desired, &observed);
+        let expected = [Operation::PutRoute(Route::blackhole(subnet(2))), Operation::DeleteRoute(go)];
+        assert_eq!((plan.operations, plan.conflicts), (expected.to_vec(), vec![]));
+        assert_eq!(diff(&Entries::default(), &observed), Plan::default(), "it may be an operator's");
+        let plan = diff(&Entries::default(), &converge(&desired, &observed));
+        assert_eq!(plan.operations, [Operation::DeleteRoute(Route::blackhole(subnet(2)))]);
     }
 
     #[test]

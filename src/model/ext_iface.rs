@@ -211,6 +211,7 @@ mod tests {
                 link("tun1", 1400, &[]),
             ],
             default_routes: vec![DefaultRoute { device: Some("eth0".parse().unwrap()) }],
+            kernel: None,
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::net::Ipv4Addr;
 
-use super::IfName;
+use super::{IfName, KernelVersion};
 
 /// A snapshot of the host's interfaces, taken once.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -11,6 +11,8 @@ pub struct Host {
     pub links: Vec<HostLink>,
     /// Default routes of the main table in kernel order, lowest metric first (`ip route show default`).
     pub default_routes: Vec<DefaultRoute>,
+    /// The kernel, if its release can be read (`uname -r`).
+    pub kernel: Option<KernelVersion>,
 }
 
 /// One link.

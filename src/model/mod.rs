@@ -17,7 +17,9 @@ pub mod masquerade;
 pub mod network_config;
 pub mod overlay;
 pub mod state;
+pub mod tx_checksum;
 
 pub use addr::{IfName, MacAddr, Mtu, Vni};
 pub use lease::{Lease, LeaseAttrs, NodeId, VxlanData};
 pub use network_config::{NetworkConfig, VxlanConfig};
+pub use tx_checksum::{KernelVersion, TxChecksum};

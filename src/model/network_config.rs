@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 use ipnetwork::Ipv4Network;
 
 use super::json::FoldedObject;
-use super::{Mtu, Vni};
+use super::{Mtu, TxChecksum, Vni};
 
 /// A valid network config.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,6 +39,8 @@ pub struct VxlanConfig {
     pub learning: bool,
     /// Route directly to peers on the same link.
     pub direct_routing: bool,
+    /// TX checksum offload of the devices, for nodes that are not told themselves.
+    pub tx_checksum: Option<TxChecksum>,
 }
 
 /// Why a network config cannot be used. Each message says what to change in the config.
@@ -225,7 +227,13 @@ fn vxlan(backend: &mut FoldedObject) -> Result<VxlanConfig, ConfigError> {
         gbp: take(backend, "GBP")?.unwrap_or(false),
         learning: take(backend, "Learning")?.unwrap_or(false),
         direct_routing: take(backend, "DirectRouting")?.unwrap_or(false),
+        tx_checksum: tx_checksum(backend)?,
     })
+}
+
+fn tx_checksum(backend: &mut FoldedObject) -> Result<Option<TxChecksum>, ConfigError> {
+    let Some(text) = take::<String>(backend, "TxChecksum")? else { return Ok(None) };
+    text.parse().map(Some).map_err(|error| rule("Backend.TxChecksum", format!("is {text:?} ({error})")))
 }
 
 #[cfg(test)]
@@ -256,6 +264,7 @@ mod tests {
             gbp: false,
             learning: false,
             direct_routing: false,
+            tx_checksum: None,
         };
         assert_eq!((config.vxlan, config.enable_nftables), (plain, false));
     }
@@ -272,7 +281,7 @@ mod tests {
 
     #[test]
     fn keys_are_read_in_any_case_host_bits_are_dropped_and_unknown_keys_ignored() {
-        let config = parse(r#"{"network":"10.3.4.5/16","SUBNETLEN":20,"x":{},"backend":{"type":"VXLAN","vni":42,"PORT":4789,"mtu":1400,"directROUTING":true,"Name":"f"}}"#).unwrap();
+        let config = parse(r#"{"network":"10.3.4.5/16","SUBNETLEN":20,"x":{},"backend":{"type":"VXLAN","vni":42,"PORT":4789,"mtu":1400,"directROUTING":true,"txchecksum":"off","Name":"f"}}"#).unwrap();
         assert_eq!(config.network, "10.3.0.0/16".parse().unwrap());
         assert_eq!(config.subnet_min, Ipv4Addr::new(10, 3, 16, 0));
         assert_eq!(
@@ -280,6 +289,7 @@ mod tests {
             (42, Some(4789), true)
         );
         assert_eq!(config.vxlan.mtu.unwrap().get(), 1400);
+        assert_eq!(config.vxlan.tx_checksum, Some(TxChecksum::Off));
     }
 
     #[test]
@@ -298,6 +308,10 @@ mod tests {
             (
                 r#""Network":"10.0.0.0/16","SubnetMin":"10.0.9.0","SubnetMax":"10.0.8.0""#,
                 "SubnetMin: 10.0.9.0 is above",
+            ),
+            (
+                r#""Network":"10.0.0.0/16","Backend":{"Type":"vxlan","TxChecksum":"OFF"}"#,
+                "Backend.TxChecksum: is \"OFF\" (expected auto, keep, on or off)",
             ),
         ];
         for (fields, expected) in rules {

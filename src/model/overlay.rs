@@ -15,6 +15,8 @@ pub struct Overlay<'a> {
     pub leases: &'a LeaseSet,
     /// Public IPs on the same link, when direct routing is on; empty otherwise.
     pub direct: &'a BTreeSet<Ipv4Addr>,
+    /// Our own subnet gets a route that drops what no pod bridge takes.
+    pub blackhole: bool,
 }
 
 impl Overlay<'_> {
@@ -25,6 +27,7 @@ impl Overlay<'_> {
         for (subnet, peer) in self.leases.peers() {
             self.add_peer(&mut entries, subnet, peer);
         }
+        entries.routes.extend(self.blackhole());
         entries
     }
 
@@ -44,6 +47,7 @@ impl Overlay<'_> {
                 }
                 EntryKey::Routes(subnet) => {
                     entries.routes.extend(self.leases.peer(subnet).map(|peer| self.route(subnet, peer)));
+                    entries.routes.extend(self.blackhole().filter(|route| route.dst == subnet));
                 }
             }
         }
@@ -56,6 +60,10 @@ impl Overlay<'_> {
 
     fn route(&self, subnet: Ipv4Network, peer: Peer) -> Route {
         if self.tunnelled(peer) { Route::overlay(subnet) } else { Route::direct(subnet, peer.public_ip) }
+    }
+
+    fn blackhole(&self) -> Option<Route> {
+        self.blackhole.then(|| Route::blackhole(self.leases.own().subnet))
     }
 
     fn add_peer(&self, entries: &mut Entries, subnet: Ipv4Network, peer: Peer) {

@@ -12,7 +12,7 @@ use super::{IfName, MacAddr, Mtu, Vni};
 /// Route protocol of the entries on our own device, the one the Go daemon uses (`boot` in `rt_protos`).
 pub const PROTOCOL_BOOT: u8 = 3;
 
-/// Route protocol that marks routes of ours on other devices (direct routing). No other program is known to use it.
+/// Route protocol that marks routes of ours that are not on our device (direct routing, blackhole). No other program is known to use it.
 pub const PROTOCOL_FLANNELD: u8 = 149;
 
 /// The VXLAN device as it should be (`ip link add NAME type vxlan …`).
@@ -36,6 +36,8 @@ pub struct Vtep {
     pub learning: bool,
     /// Group policy extension (`gbp`).
     pub gbp: bool,
+    /// TX checksum offload (`ethtool -K NAME tx on|off`); `None` leaves it as it is.
+    pub tx_checksum: Option<bool>,
 }
 
 /// What was found under the name of our device.
@@ -51,6 +53,8 @@ pub struct ObservedVtep {
     pub up: bool,
     /// IPv4 addresses in kernel order.
     pub addresses: Vec<Ipv4Network>,
+    /// TX checksum offload; `None`: could not be read.
+    pub tx_checksum: Option<bool>,
 }
 
 /// The VXLAN attributes of a device that was found (`ip -d link show`).
@@ -90,6 +94,8 @@ pub enum RouteDevice {
     Vtep,
     /// Any other.
     Other,
+    /// None: packets are dropped without a word (`blackhole`).
+    Nowhere,
 }
 
 /// An IPv4 route of the main table (`ip route`).
@@ -97,7 +103,7 @@ pub enum RouteDevice {
 pub struct Route {
     /// Destination, host bits clear.
     pub dst: Ipv4Network,
-    /// Priority; ours have 0.
+    /// Priority; 0 for the routes to peers.
     pub metric: u32,
     /// Outgoing device.
     pub device: RouteDevice,
@@ -107,7 +113,7 @@ pub struct Route {
     pub onlink: bool,
     /// Who installed it (`rt_protos`).
     pub protocol: u8,
-    /// Unicast, scope universe, TOS 0, one next hop, no source address. Ours always are plain.
+    /// Unicast or blackhole, scope universe, TOS 0, one next hop at most, no source address. Ours always are plain.
     pub plain: bool,
 }
 
@@ -134,6 +140,24 @@ impl Route {
             metric: 0,
             device: RouteDevice::Other,
             gateway: Some(public_ip),
+            onlink: false,
+            protocol: PROTOCOL_FLANNELD,
+            plain: true,
+        }
+    }
+
+    /// Drops what is sent to our own subnet while no pod bridge has it, instead of letting it out through the default route:
+    /// `ip route replace blackhole SUBNET proto 149 metric 4294967295`.
+    ///
+    /// The Go daemon's has metric 0, and of two routes with one metric the older one wins: a bridge that gets its address
+    /// later is cut off. With the last of all metrics it does not matter who comes first.
+    #[must_use]
+    pub fn blackhole(subnet: Ipv4Network) -> Self {
+        Self {
+            dst: subnet,
+            metric: u32::MAX,
+            device: RouteDevice::Nowhere,
+            gateway: None,
             onlink: false,
             protocol: PROTOCOL_FLANNELD,
             plain: true,

@@ -189,9 +189,11 @@ pub const IFACE_REGEX: Flag = list(
     "regular expression matched with addresses, then with names of interfaces; tried after iface, may be repeated",
 );
 /// `ip-blackhole-route`
-pub const IP_BLACKHOLE_ROUTE: Flag =
-    boolean("ip-blackhole-route", false, "keep a blackhole route for the node's own subnet")
-        .not_built("false", "ip-blackhole-route=false");
+pub const IP_BLACKHOLE_ROUTE: Flag = boolean(
+    "ip-blackhole-route",
+    false,
+    "drop packets for addresses of this node's subnet that no pod bridge has, by a blackhole route",
+);
 /// `ip-masq`
 pub const IP_MASQ: Flag =
     boolean("ip-masq", false, "masquerade traffic that leaves the overlay network").live();
@@ -302,6 +304,14 @@ pub const VERSION: Flag = boolean("version", false, "print the version and exit"
 pub const VMODULE: Flag =
     text("vmodule", "", "verbosity per source file of the Go daemon, pattern=N,…").no_effect();
 
+/// `vxlan-tx-checksum`
+pub const VXLAN_TX_CHECKSUM: Flag = text(
+    "vxlan-tx-checksum",
+    "auto",
+    "TX checksum offload of the VXLAN device: on, off, keep for as it is, or auto for off on kernels that spoil checksums \
+     (before 5.8) and else as it is; wins over TxChecksum of the network config",
+);
+
 /// Every option, sorted by name.
 pub const ALL: &[Flag] = &[
     CONFIG_FILE,
@@ -341,6 +351,7 @@ pub const ALL: &[Flag] = &[
     V,
     VERSION,
     VMODULE,
+    VXLAN_TX_CHECKSUM,
 ];
 
 /// The option of that name, without dashes.

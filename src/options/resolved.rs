@@ -13,6 +13,7 @@ use super::raw::Origin;
 use super::secret::Secret;
 use super::settings::{Setting, Settings};
 use crate::firewall::Preference;
+use crate::model::TxChecksum;
 
 /// All options.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,6 +28,10 @@ pub struct Options {
     pub lease: LeaseTimes,
     /// Which firewall rules are wanted.
     pub firewall: Firewall,
+    /// Drop what is sent to our own subnet while no pod bridge has it.
+    pub blackhole: bool,
+    /// TX checksum offload of the VXLAN device; `None`: nobody gave the option.
+    pub tx_checksum: Option<TxChecksum>,
     /// Where health and metrics are served; `None`: nowhere.
     pub health: Option<SocketAddr>,
     /// Log verbosity, 0 upwards.
@@ -87,6 +92,8 @@ impl Options {
                 &settings.get(&flags::SUBNET_LEASE_TTL),
             )?,
             firewall: firewall(settings)?,
+            blackhole: settings.get(&flags::IP_BLACKHOLE_ROUTE).bool(),
+            tx_checksum: tx_checksum(&settings.get(&flags::VXLAN_TX_CHECKSUM))?,
             health: health(&settings.get(&flags::HEALTHZ_IP), settings.get(&flags::HEALTHZ_PORT).int())?,
             verbosity: clamped(settings.get(&flags::V).int()),
         })
@@ -208,6 +215,12 @@ fn firewall(settings: &Settings) -> Result<Firewall, OptionsError> {
         preference: preference.text().parse().map_err(|_| preference.bad("auto, nftables or iptables"))?,
         exclude: cidrs(&settings.get(&flags::IP_MASQ_EXCLUDE))?,
     })
+}
+
+/// The default is none, so that the network config can say something else.
+fn tx_checksum(setting: &Setting) -> Result<Option<TxChecksum>, OptionsError> {
+    let chosen = setting.text().parse().map_err(|_| setting.bad(TxChecksum::EXPECTED))?;
+    Ok((setting.origin != Origin::Default).then_some(chosen))
 }
 
 /// CIDRs separated by commas, host bits dropped.

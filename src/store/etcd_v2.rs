@@ -16,8 +16,11 @@ use super::key_value::{
 };
 use super::{Record, Revision, StoreError};
 
-/// A long poll is asked anew after this time: a member that lost its quorum would let it wait for ever.
-const POLL: Duration = Duration::from_secs(120);
+/// A long poll is asked anew after this time: a member that lost its quorum, is paused, or is behind a connection that only
+/// we believe in would let it wait for ever.
+const POLL: Duration = Duration::from_secs(30);
+/// How often a key that is about to expire is looked at.
+const EXPIRY: Duration = Duration::from_millis(200);
 
 /// A cluster that speaks v2.
 #[derive(Clone)]
@@ -162,10 +165,17 @@ impl KeyValue for EtcdV2 {
         Ok(None)
     }
 
-    /// Lets the key expire within a second: Go flannel does not understand a conditional deletion, but an expiry.
+    /// Lets the key expire within a second or two: Go flannel does not understand a conditional deletion, but an expiry.
+    /// Waits for it: who asks would still find the key, and a second deletion would prolong it.
     async fn delete(&self, key: &str, modified: Revision, by: Instant) -> Result<bool, StoreError> {
         let last = Grant { id: Grant::NO_ID, ttl: Duration::from_secs(1) };
-        Ok(self.refresh(key, modified, last, by).await? != Refreshed::Gone)
+        let Refreshed::Alive { modified, .. } = self.refresh(key, modified, last, by).await? else {
+            return Ok(false);
+        };
+        while self.get(key, by).await?.is_some_and(|record| record.modified == modified) {
+            tokio::time::sleep(EXPIRY).await;
+        }
+        Ok(true)
     }
 
     async fn watch(&self, folder: &str, from: Revision, by: Instant) -> Result<Opened<ChangesV2>, Broken> {

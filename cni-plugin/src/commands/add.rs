@@ -1,5 +1,6 @@
 //! ADD: build the delegate's configuration, save it, run the delegate, relay its result.
 
+use crate::commands::detach;
 use crate::delegate::Delegate;
 use crate::delegate_config::{self, DelegateConfig, Template};
 use crate::env::{Attachment, PluginPath, Verb};
@@ -28,10 +29,12 @@ pub fn run(at: &Attachment, path: &PluginPath, conf: &NetConf) -> Result<String,
     match state.slot(at)? {
         Slot::Fresh(file) => {
             state.save(&file, &config, at)?;
-            attach(&delegate, &config).inspect_err(|_| undo(&delegate, &config, (&state, &file)))
+            let _lock = state.lock(&file);
+            attach(&delegate, &config).inspect_err(|_| undo(path, &config, (&state, &file)))
         }
         // Still plugged in by an earlier ADD: a failure must neither undo that one nor lose its state.
         Slot::Taken(file) => {
+            let _lock = state.lock(&file);
             let result = attach(&delegate, &config)?;
             state.save(&file, &config, at)?;
             Ok(result)
@@ -46,9 +49,9 @@ fn attach(delegate: &Delegate, config: &DelegateConfig) -> Result<String, Error>
 
 /// Takes back what a failed delegate may have left. The state stays when that fails too, for the
 /// runtime's own DEL.
-fn undo(delegate: &Delegate, config: &DelegateConfig, (state, file): (&StateDir, &StateFile)) {
-    match delegate.run(Verb::Del, config, &[]) {
-        Ok(_) => state.remove(file),
+fn undo(path: &PluginPath, config: &DelegateConfig, (state, file): (&StateDir, &StateFile)) {
+    match detach(config, path, &[]) {
+        Ok(()) => state.remove(file),
         Err(error) => log::note(format_args!("cleaning up after the failed ADD: {error}")),
     }
 }

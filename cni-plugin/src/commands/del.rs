@@ -1,8 +1,8 @@
 //! DEL: run the delegate with what ADD saved; forget it only once that succeeded.
 
-use crate::commands::{delegate, present_config, with_prev_result};
+use crate::commands::{detach, present_config, with_prev_result};
 use crate::delegate_config::DelegateConfig;
-use crate::env::{Attachment, PluginPath, Verb};
+use crate::env::{Attachment, PluginPath};
 use crate::error::Error;
 use crate::log;
 use crate::netconf::NetConf;
@@ -17,10 +17,10 @@ use crate::version::CniVersion;
 pub fn run(at: &Attachment, path: &PluginPath, conf: &NetConf) -> Result<(), Error> {
     netns::refuse_own(at)?;
     let state = StateDir::new(&conf.data_dir);
-    let (file, entry) = state.find(at)?;
+    let (file, entry, _lock) = state.find_locked(at)?;
     match entry {
         Entry::Saved(config, _) => {
-            delegate(Verb::Del, &for_del(&config, conf), path)?;
+            detach(&for_del(&config, conf), path, &[])?;
             state.remove(&file);
         }
         Entry::Bad => {
@@ -41,7 +41,7 @@ pub fn run(at: &Attachment, path: &PluginPath, conf: &NetConf) -> Result<(), Err
 pub fn best_effort(path: &PluginPath, conf: &NetConf) {
     if let Ok(config) = present_config(conf) {
         let config = if conf.version < CniVersion::V0_4_0 { config } else { with_prev_result(&config, conf) };
-        if let Err(error) = delegate(Verb::Del, &config, path) {
+        if let Err(error) = detach(&config, path, &[]) {
             log::note(format_args!("ignored: {error}"));
         }
     }

@@ -1,8 +1,8 @@
 //! GC: undo what no valid attachment needs, then let the delegate do the same. Goes on after
 //! errors and reports them together at the end.
 
-use crate::commands::{delegate, present_config};
-use crate::delegate::{Delegate, DelegateError};
+use crate::commands::{delegate, detach, present_config};
+use crate::delegate::DelegateError;
 use crate::delegate_config::DelegateConfig;
 use crate::env::{IfName, PluginPath, Verb};
 use crate::error::Error;
@@ -26,16 +26,19 @@ pub fn run(path: &PluginPath, conf: &NetConf) -> Result<(), Error> {
         match judge(&item, conf) {
             Verdict::Foreign => {}
             Verdict::Keep => remaining.push(item),
-            Verdict::Drop(config) => match detach(&item, &config, path) {
-                Ok(()) => state.remove(&item.file),
-                Err(error) => {
-                    failures.push(error.into());
-                    remaining.push(item);
+            Verdict::Drop(config) => {
+                let _lock = state.lock(&item.file);
+                match detach_gone(&item, &config, path) {
+                    Ok(()) => state.remove(&item.file),
+                    Err(error) => {
+                        failures.push(error.into());
+                        remaining.push(item);
+                    }
                 }
-            },
+            }
             Verdict::DropBad => {
                 if let Ok(config) = present_config(conf) {
-                    let _ = detach(&item, &config, path);
+                    let _ = detach_gone(&item, &config, path);
                 }
                 state.remove(&item.file);
             }
@@ -81,14 +84,14 @@ fn covers(valid: &ValidAttachment, item: &Listed) -> bool {
 }
 
 /// A DEL on behalf of a container that is gone, and with it its network namespace.
-fn detach(item: &Listed, config: &DelegateConfig, path: &PluginPath) -> Result<(), DelegateError> {
+fn detach_gone(item: &Listed, config: &DelegateConfig, path: &PluginPath) -> Result<(), DelegateError> {
     let usual = OsStr::new("eth0");
     let overrides = [
         ("CNI_CONTAINERID", OsStr::new(item.container.as_str())),
         ("CNI_IFNAME", item.ifname.as_ref().map_or(usual, IfName::as_os_str)),
         ("CNI_NETNS", OsStr::new("")),
     ];
-    Delegate::find(config, path)?.run(Verb::Del, config, &overrides).map(|_| ())
+    detach(config, path, &overrides)
 }
 
 /// Hands the list on. Without a usable `subnet.env` any saved configuration of this network will do.

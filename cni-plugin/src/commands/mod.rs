@@ -7,12 +7,12 @@ pub mod del;
 pub mod gc;
 pub mod status;
 
-use crate::delegate::{Delegate, DelegateError};
+use crate::delegate::{Delegate, DelegateError, Overrides};
 use crate::delegate_config::{DelegateConfig, Template};
 use crate::env::{PluginPath, Task, Verb};
 use crate::error::Error;
 use crate::netconf::NetConf;
-use crate::subnet_env;
+use crate::{host_local, subnet_env};
 use serde_json::Value;
 
 /// Serves one command; only ADD has something to print.
@@ -33,6 +33,13 @@ pub fn run(task: &Task, path: &PluginPath, conf: &NetConf) -> Result<String, Err
 /// Finds a delegate and runs it once, in the plugin's own environment.
 fn delegate(verb: Verb, config: &DelegateConfig, path: &PluginPath) -> Result<(), DelegateError> {
     Delegate::find(config, path)?.run(verb, config, &[]).map(|_| ())
+}
+
+/// Runs a delegate's DEL and then frees what host-local cannot.
+fn detach(config: &DelegateConfig, path: &PluginPath, overrides: Overrides<'_>) -> Result<(), DelegateError> {
+    Delegate::find(config, path)?.run(Verb::Del, config, overrides)?;
+    host_local::sweep(config);
+    Ok(())
 }
 
 /// The configuration ADD would use if it ran now.

@@ -1,7 +1,9 @@
 //! Contract, section 9.2.
 
-use crate::common::{Bench, V4};
+use crate::common::{Bench, Outcome, V4, eventually};
 use serde_json::json;
+use std::fs;
+use std::io::{Read, Write};
 
 /// What the Go plugin leaves for the users' conflist.
 const GO: &str = r#"{"cniVersion":"0.3.1","hairpinMode":true,"ipMasq":false,"ipam":{"ranges":[[{"subnet":"10.200.17.0/24"}]],"routes":[{"dst":"10.200.0.0/16"}],"type":"host-local"},"isDefaultGateway":true,"isGateway":true,"mtu":1450,"name":"cni0","type":"bridge"}"#;
@@ -63,6 +65,58 @@ fn a_delegate_that_is_gone_is_an_error_and_the_state_stays() {
     bench.add().result();
     bench.call("DEL").env("CNI_PATH", "/nonexistent").run().error(999);
     assert_eq!(bench.state_names(), ["pod"]);
+}
+
+/// A runtime whose patience is over kills the plugin, not what the plugin started.
+#[test]
+fn the_delegate_of_a_killed_add_is_waited_for() {
+    let bench = Bench::new();
+    let leases = bench.path("bin/bridge.leases");
+    fs::create_dir(&leases).unwrap();
+    bench.behave(json!({"ADD": {"wait": true, "leases": true}, "DEL": {"leases": true}}));
+    let mut add = bench.call("ADD").start();
+    eventually("the delegate starts", || (!bench.asked().is_empty()).then_some(()));
+    add.kill().unwrap();
+    add.wait().unwrap();
+    let mut del = bench.call("DEL").start();
+    // It says that it waits before it does.
+    del.stderr.as_mut().unwrap().read_exact(&mut [0]).unwrap();
+    assert_eq!(bench.commands(), "ADD");
+    fs::write(bench.path("bin/bridge.go"), "").unwrap();
+    let outcome = Outcome::new(&del.wait_with_output().unwrap());
+    outcome.silent();
+    assert!(outcome.stderr.contains("waiting for the delegate of an earlier run"), "{}", outcome.stderr);
+    assert_eq!((bench.commands().as_str(), bench.state_names().len()), ("ADD DEL", 0));
+    assert_eq!(fs::read_dir(&leases).unwrap().count(), 0, "what the late ADD made is undone");
+}
+
+#[test]
+fn a_reservation_that_a_killed_host_local_left_empty_is_freed_under_host_local_s_lock() {
+    let bench = Bench::new();
+    let network = bench.path("leases/cni-flannel");
+    fs::create_dir_all(&network).unwrap();
+    for (name, text) in [("lock", ""), ("10.1.17.2", "other\r\neth0"), ("10.1.17.3", "")] {
+        fs::write(network.join(name), text).unwrap();
+    }
+    let conf = bench.conf(json!({"ipam": {"dataDir": bench.path("leases")}}));
+    bench.call("ADD").conf(&conf).run().result();
+    // Another pod's host-local: it has the lock, has made 10.1.17.4 and has not written its owner yet.
+    let lock = fs::File::open(network.join("lock")).unwrap();
+    lock.lock().unwrap();
+    let mut reserved = fs::File::create(network.join("10.1.17.4")).unwrap();
+    let mut del = bench.call("DEL").conf(&conf).start();
+    // It says that it waits before it does.
+    del.stderr.as_mut().unwrap().read_exact(&mut [0]).unwrap();
+    assert!(network.join("10.1.17.3").exists(), "nothing is touched while somebody reserves");
+    assert_eq!(bench.state_names(), ["pod"], "so that a DEL killed now is repeated");
+    reserved.write_all(b"third\r\neth0").unwrap();
+    lock.unlock().unwrap();
+    let outcome = Outcome::new(&del.wait_with_output().unwrap());
+    outcome.silent();
+    assert!(outcome.stderr.contains("10.1.17.3"), "{}", outcome.stderr);
+    let left: Vec<bool> =
+        ["10.1.17.2", "10.1.17.3", "10.1.17.4"].iter().map(|name| network.join(name).exists()).collect();
+    assert_eq!((left, bench.state_names().len()), (vec![true, false, true], 0));
 }
 
 #[test]
@@ -136,7 +190,7 @@ fn a_prev_result_is_forwarded_when_both_speak_the_same_version_of_at_least_0_4_0
 #[test]
 fn state_that_cannot_be_read_is_code_5() {
     let bench = Bench::new();
-    std::fs::create_dir_all(bench.state("pod")).unwrap();
+    fs::create_dir_all(bench.state("pod")).unwrap();
     bench.del().error(5);
     assert_eq!(bench.commands(), "");
 }

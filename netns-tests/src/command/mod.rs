@@ -1,6 +1,7 @@
 //! The verbs of `cargo lab`, one file each.
 
 pub mod demo;
+pub mod faults;
 pub mod kept;
 pub mod packages;
 pub mod soak;

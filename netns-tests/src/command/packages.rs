@@ -1,7 +1,8 @@
 //! The Debian packages the lab and the build need: which are missing, and getting them.
 //!
-//! `etcd-server` is unpacked under `target/` instead of installed: its maintainer script would start a service and enable
-//! it for every boot, and the lab only needs the program.
+//! `etcd-server`, `podman` and `containerd` are unpacked under `target/` instead of installed: their maintainer scripts
+//! would start services and enable them for every boot, and the lab only needs the programs. `busybox-static` is unpacked
+//! because installing it would remove a `busybox` that is there.
 
 use std::fs;
 use std::path::Path;
@@ -11,7 +12,8 @@ use anyhow::{Context, Result, bail, ensure};
 
 use crate::{binaries, lab};
 
-/// A package and a file that shows it is there: a program looked for in `PATH`, or an absolute path.
+/// A package and a file that shows it is there: a program looked for in `PATH`, an absolute path, or a path below the
+/// folder of unpacked packages.
 struct Package {
     name: &'static str,
     shown_by: &'static str,
@@ -32,31 +34,60 @@ const INSTALLED: [Package; 13] = [
     Package { name: "libprotobuf-dev", shown_by: "/usr/include/google/protobuf/any.proto" },
     Package { name: "gcc", shown_by: "cc" },
 ];
-const UNPACKED: Package = Package { name: "etcd-server", shown_by: "etcd" };
+const UNPACKED: [Package; 1] = [Package { name: "etcd-server", shown_by: "etcd" }];
 
-/// Makes sure that everything is there, and that this is root.
+/// What only the tests with real container engines need: podman's libraries (their copyright file has no architecture in
+/// its path) and the two programs both engines run containers with. None of them brings a service.
+const INSTALLED_FOR_TESTS: [Package; 5] = [
+    Package { name: "runc", shown_by: "runc" },
+    Package { name: "conmon", shown_by: "conmon" },
+    Package { name: "libsubid4", shown_by: "/usr/share/doc/libsubid4/copyright" },
+    Package { name: "libgpgme11", shown_by: "/usr/share/doc/libgpgme11/copyright" },
+    Package { name: "libdevmapper1.02.1", shown_by: "/usr/share/doc/libdevmapper1.02.1/copyright" },
+];
+const UNPACKED_FOR_TESTS: [Package; 3] = [
+    Package { name: "podman", shown_by: "usr/bin/podman" },
+    Package { name: "containerd", shown_by: "usr/bin/containerd" },
+    Package { name: "busybox-static", shown_by: "bin/busybox" },
+];
+
+/// Makes sure that everything a lab needs is there, and that this is root.
 ///
 /// # Errors
 /// When something is missing and this is not root on a Debian; the error says what to type.
 pub fn ensure_present() -> Result<()> {
-    let missing: Vec<&str> =
-        INSTALLED.iter().filter(|package| !present(package.shown_by)).map(|package| package.name).collect();
-    if missing.is_empty() && present(UNPACKED.shown_by) {
+    ensure(INSTALLED.iter(), UNPACKED.iter())
+}
+
+/// Like [`ensure_present`], with what the tests need besides.
+///
+/// # Errors
+/// As [`ensure_present`].
+pub fn ensure_present_for_tests() -> Result<()> {
+    ensure(INSTALLED.iter().chain(&INSTALLED_FOR_TESTS), UNPACKED.iter().chain(&UNPACKED_FOR_TESTS))
+}
+
+fn ensure(
+    installed: impl Iterator<Item = &'static Package> + Clone,
+    unpacked: impl Iterator<Item = &'static Package> + Clone,
+) -> Result<()> {
+    let to_install = missing(installed.clone());
+    let to_unpack = missing(unpacked.clone());
+    if to_install.is_empty() && to_unpack.is_empty() {
         return lab::ensure_root();
     }
-    ensure_can_install(&missing)?;
+    ensure_can_install(&[to_install.as_slice(), &to_unpack].concat())?;
     apt(&["update", "-qq"])?;
-    if !missing.is_empty() {
-        println!("installing {}", missing.join(" "));
+    if !to_install.is_empty() {
+        println!("installing {}", to_install.join(" "));
         let mut words = vec!["install", "-y", "-qq", "--no-install-recommends"];
-        words.extend(&missing);
+        words.extend(to_install);
         apt(&words)?;
     }
-    if !present(UNPACKED.shown_by) {
-        unpack(UNPACKED.name)?;
+    for package in to_unpack {
+        unpack(package)?;
     }
-    let left = INSTALLED.iter().chain([&UNPACKED]).find(|package| !present(package.shown_by));
-    match left {
+    match installed.chain(unpacked).find(|package| !present(package.shown_by)) {
         Some(package) => {
             bail!("package {} was installed, but {} is not there", package.name, package.shown_by)
         }
@@ -64,12 +95,12 @@ pub fn ensure_present() -> Result<()> {
     }
 }
 
+fn missing(packages: impl Iterator<Item = &'static Package>) -> Vec<&'static str> {
+    packages.filter(|package| !present(package.shown_by)).map(|package| package.name).collect()
+}
+
 fn ensure_can_install(missing: &[&str]) -> Result<()> {
-    let mut all = missing.to_vec();
-    if !present(UNPACKED.shown_by) {
-        all.push(UNPACKED.name);
-    }
-    let advice = format!("missing: {0}\ninstall with: sudo apt-get install {0}", all.join(" "));
+    let advice = format!("missing: {0}\ninstall with: sudo apt-get install {0}", missing.join(" "));
     ensure!(present("apt-get"), "this is no Debian; install what these Debian packages hold. {advice}");
     ensure!(nix::unistd::geteuid().is_root(), "not root. {advice}\nthen run this as root");
     Ok(())
@@ -90,7 +121,7 @@ fn apt(words: &[&str]) -> Result<()> {
 fn unpack(package: &str) -> Result<()> {
     let folder = binaries::unpacked_packages();
     fs::create_dir_all(&folder)?;
-    println!("unpacking {package} into {} (not installed, so that no service starts)", folder.display());
+    println!("unpacking {package} into {} (not installed, so that nothing else changes)", folder.display());
     let download = tempfile::tempdir().context("a folder for the download")?;
     let status = Command::new("apt-get")
         .args(["download", "-qq", "-o", "APT::Sandbox::User=root", package])
@@ -104,7 +135,11 @@ fn unpack(package: &str) -> Result<()> {
     Ok(())
 }
 
-/// Whether a program is found, or an absolute path exists.
+/// Whether a [`Package::shown_by`] is there.
 pub(super) fn present(what: &str) -> bool {
-    if what.starts_with('/') { Path::new(what).exists() } else { binaries::program(what).is_some() }
+    match what {
+        absolute if absolute.starts_with('/') => Path::new(absolute).exists(),
+        below if below.contains('/') => binaries::unpacked_packages().join(below).exists(),
+        program => binaries::program(program).is_some(),
+    }
 }

@@ -6,8 +6,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 
 use crate::binaries;
-use crate::command::packages;
 use crate::command::table::table;
+use crate::command::{faults, packages};
+use crate::fault;
 
 /// Installed when missing. Built without optimisation: that takes 2.5 minutes on two cores instead of 7.
 const CARGO_DENY: &str = "cargo-deny@0.20.2";
@@ -17,7 +18,7 @@ const CARGO_DENY: &str = "cargo-deny@0.20.2";
 /// # Errors
 /// When a step failed; the table says which.
 pub fn run() -> Result<()> {
-    packages::ensure_present()?;
+    packages::ensure_present_for_tests()?;
     let mut steps = Steps::default();
     steps.cargo("formatting", &["fmt", "--all", "--check"]);
     let clippy = ["clippy", "--locked", "--workspace", "--all-targets", "--", "--deny", "warnings"];
@@ -25,12 +26,13 @@ pub fn run() -> Result<()> {
     steps.step("cargo-deny", check_dependencies);
     // The lab's tests drive what users run: the release binaries.
     steps.step("release binaries", build_binaries);
-    steps.step("tests", run_tests);
+    steps.step("tests", || fault::forget().and_then(|()| run_tests()));
+    faults::print()?;
     steps.finish()
 }
 
 /// Builds what users run and prints how large it is: the figures in README.md come from here.
-fn build_binaries() -> Result<()> {
+pub(super) fn build_binaries() -> Result<()> {
     binaries::build()?;
     for name in ["flanneld", "flannel"] {
         let path = binaries::target_folder().join("release").join(name);
@@ -60,6 +62,22 @@ fn run_tests() -> Result<()> {
     }
     command.args(["test", "--locked", "--workspace", "--no-fail-fast"]);
     run_command(command.env(binaries::FOLDER_VARIABLE, folder))
+}
+
+/// The lab's tests in files whose name begins with `prefix`, one after the other: measurements should not share the machine.
+pub(super) fn run_tests_of_files(prefix: &str) -> Result<()> {
+    let folder = binaries::repository().join("netns-tests/tests");
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(&folder).with_context(|| format!("list {}", folder.display()))? {
+        let name = entry?.file_name().to_string_lossy().into_owned();
+        files.extend(name.strip_suffix(".rs").filter(|name| name.starts_with(prefix)).map(str::to_owned));
+    }
+    files.sort();
+    let mut command = cargo_command();
+    command.args(["test", "--locked", "--package", "netns-tests", "--no-fail-fast"]);
+    command.args(files.iter().flat_map(|file| ["--test", file]));
+    command.args(["--", "--test-threads=1"]);
+    run_command(command.env(binaries::FOLDER_VARIABLE, binaries::target_folder().join("release")))
 }
 
 #[derive(Default)]

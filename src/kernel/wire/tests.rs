@@ -44,6 +44,7 @@ fn vtep() -> Vtep {
         mtu: Mtu::try_from(1370).unwrap(),
         learning: false,
         gbp: false,
+        tx_checksum: None,
     }
 }
 

@@ -1,0 +1,28 @@
+//! `cargo lab faults`: runs the fault tests and prints how long each repair took.
+
+use anyhow::Result;
+
+use crate::command::{packages, suite, table::table};
+use crate::fault;
+
+/// Builds the release binaries, runs `tests/faults_*.rs` and prints the table.
+///
+/// # Errors
+/// When a test failed.
+pub fn run() -> Result<()> {
+    packages::ensure_present()?;
+    suite::build_binaries()?;
+    fault::forget()?;
+    let tested = suite::run_tests_of_files("faults_");
+    print()?;
+    tested
+}
+
+/// Prints what the tests have measured.
+///
+/// # Errors
+/// When nothing was measured.
+pub fn print() -> Result<()> {
+    println!("\n{}", table(&["fault", "whole after ms", "ms without traffic"], &fault::rows()?));
+    Ok(())
+}

@@ -1,0 +1,157 @@
+//! Faults done to a node under traffic, and how long the repair took: from the fault to the kernel being whole, and how long
+//! pods did not reach each other.
+//!
+//! Tests assert only a generous deadline; what was measured goes into a file for `cargo lab faults`.
+
+use std::fs::{self, File};
+use std::io::Write;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+
+use crate::binaries;
+use crate::flanneld::Flanneld;
+use crate::lab::{DEVICE, Lab};
+use crate::monitor::Recorder;
+use crate::node::Node;
+use crate::ping::Ping;
+
+/// What was measured for one fault.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Measured {
+    /// the fault in words
+    pub fault: String,
+    /// from the fault to the last change that the repair needed
+    pub whole: Duration,
+    /// the longest time between two answers to a ping while that happened; `None` without traffic
+    pub silence: Option<Duration>,
+}
+
+/// From when on the time counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Since {
+    /// The first thing the kernel told about the fault: commands take longer to start than the daemon to repair.
+    FirstChange,
+    /// The end of the fault: the daemon can do nothing before the cause is gone.
+    CauseGone,
+    /// The beginning of the fault, which changes nothing in the kernel.
+    Fault,
+}
+
+/// A node with a daemon, and perhaps traffic through it, to which faults are done.
+#[derive(Debug)]
+pub struct Scene<'a> {
+    lab: &'a Lab,
+    daemon: &'a Flanneld,
+    ping: Option<&'a Ping>,
+}
+
+impl<'a> Scene<'a> {
+    /// Faults are done to the node of `daemon`.
+    #[must_use]
+    pub fn new(lab: &'a Lab, daemon: &'a Flanneld) -> Self {
+        Self { lab, daemon, ping: None }
+    }
+
+    /// With a ping through the node.
+    #[must_use]
+    pub fn with_traffic(self, ping: &'a Ping) -> Self {
+        Self { ping: Some(ping), ..self }
+    }
+
+    /// The node.
+    #[must_use]
+    pub fn node(&self) -> &'a Node {
+        self.daemon.node()
+    }
+
+    /// Does a fault, waits until `whole` says so and the ping is answered again, and notes how long it took.
+    ///
+    /// # Errors
+    /// When it does not happen within the lab's deadline.
+    pub fn fault(
+        &self,
+        fault: &str,
+        since: Since,
+        cause: impl FnOnce(&Node) -> Result<()>,
+        whole: impl FnMut() -> Result<()>,
+    ) -> Result<Measured> {
+        let recorder = Recorder::start(self.daemon.node())?;
+        self.ping.iter().for_each(|ping| ping.forget_silence());
+        let begun = Instant::now();
+        cause(self.node()).with_context(|| format!("cause: {fault}"))?;
+        let gone = Instant::now();
+        self.lab.eventually(self.daemon, &format!("whole after: {fault}"), whole)?;
+        let seen = Instant::now();
+        let silence = match self.ping {
+            Some(ping) => {
+                ping.wait_answers(20).with_context(|| format!("traffic after: {fault}"))?;
+                Some(ping.longest_silence())
+            }
+            None => None,
+        };
+        let changes = recorder.timed_changes(DEVICE)?;
+        let (first, last) = (changes.first().map(|change| change.0), changes.last().map(|change| change.0));
+        let start = match since {
+            Since::FirstChange => first.unwrap_or(begun),
+            Since::CauseGone => gone,
+            Since::Fault => begun,
+        };
+        // Without a change in the kernel there is only the moment when it was seen.
+        let end = if since == Since::Fault { seen } else { last.unwrap_or(seen).min(seen) };
+        let measured =
+            Measured { fault: fault.to_owned(), whole: end.saturating_duration_since(start), silence };
+        measured.note()?;
+        Ok(measured)
+    }
+}
+
+impl Measured {
+    /// Keeps it for the table, and prints it for whoever runs the test alone.
+    fn note(&self) -> Result<()> {
+        println!("{}", self.columns().join(" | "));
+        fs::create_dir_all(folder()).context("make the folder of measurements")?;
+        let path = folder().join(format!("{}.tsv", std::process::id()));
+        let mut file = File::options().create(true).append(true).open(path).context("open a measurement")?;
+        writeln!(file, "{}", self.columns().join("\t")).context("write a measurement")
+    }
+
+    fn columns(&self) -> [String; 3] {
+        let ms = |time: Duration| format!("{:.1}", time.as_secs_f64() * 1000.0);
+        [self.fault.clone(), ms(self.whole), self.silence.map_or_else(|| "-".to_owned(), ms)]
+    }
+}
+
+/// Where tests leave what they measured.
+#[must_use]
+pub fn folder() -> PathBuf {
+    binaries::target_folder().join("lab-faults")
+}
+
+/// Forgets earlier measurements.
+///
+/// # Errors
+/// When they cannot be removed.
+pub fn forget() -> Result<()> {
+    match fs::remove_dir_all(folder()) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(error).context("forget measurements")
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The rows of the table: fault, ms until whole, ms without an answer. In order of the faults' names.
+///
+/// # Errors
+/// When they cannot be read.
+pub fn rows() -> Result<Vec<Vec<String>>> {
+    let mut rows = Vec::new();
+    for entry in fs::read_dir(folder()).context("no measurement was left")? {
+        let text = fs::read_to_string(entry?.path()).context("read a measurement")?;
+        rows.extend(text.lines().map(|line| line.split('\t').map(str::to_owned).collect::<Vec<_>>()));
+    }
+    rows.sort();
+    Ok(rows)
+}
