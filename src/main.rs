@@ -11,6 +11,7 @@ use flanneld::health::Limits;
 use flanneld::kernel::{LinuxKernel, ReceiveBuffers};
 use flanneld::notify::Notifier;
 use flanneld::options::{self, Configured, Invocation};
+use flanneld::store::Ourselves;
 use flanneld::subnet_env::{Previous, file};
 use flanneld::{command, facts, health, logging, store};
 use tokio::signal::unix::{SignalKind, signal};
@@ -83,9 +84,10 @@ async fn serve(configured: &Configured) -> anyhow::Result<()> {
     let clock = Clock::boot().context("get a timer from the kernel")?;
     let kernel = LinuxKernel::open(ReceiveBuffers::default())?;
     let candidates = store::open(&options.etcd)?;
+    let own = Ourselves { public_ip: options.iface.public_ip, node_id: settings.node_id };
     let mut stop = pin!(stop);
     let store = tokio::select! {
-        store = daemon::choose_store(&candidates, options.iface.public_ip, &mut reporter) => store?,
+        store = daemon::choose_store(&candidates, own, &mut reporter) => store?,
         () = &mut stop => return Ok(()),
         () = pings.answer_all() => return Ok(()),
     };

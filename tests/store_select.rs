@@ -9,7 +9,8 @@
 
 mod store_support;
 
-use flanneld::store::{Api, Candidates, Choice, LeaseStore, Store, StoreError};
+use flanneld::model::{LeaseAttrs, NodeId};
+use flanneld::store::{Api, Candidates, Choice, LeaseStore, Ourselves, Store, StoreError};
 use store_support::{PREFIX, Server, attrs, etcd, key};
 
 const CONFIG: &str = "{}";
@@ -19,18 +20,23 @@ async fn in_v2(server: &Server, key: &str, form: &str) {
     assert!(answer.contains("\"node\""), "{answer}");
 }
 
-async fn in_v3(server: &Server, key: &str) {
-    server.client().await.put(key, CONFIG, None).await.unwrap();
+async fn in_v3(server: &Server, key: &str, value: &str) {
+    server.client().await.put(key, value, None).await.unwrap();
+}
+
+fn machine() -> NodeId {
+    NodeId::from_machine_id("us")
 }
 
 fn config_key() -> String {
     format!("{PREFIX}/config")
 }
 
-/// `v2: reason`, `v3: reason`, or `none: text`.
+/// `v2: reason`, `v3: reason`, `both: reason` or `none: text`.
 async fn chosen(server: &Server, api: Api) -> Result<String, StoreError> {
     let candidates = Candidates::new(&server.config(), api).unwrap();
-    Ok(match candidates.choose(Some([10, 0, 0, 1].into())).await? {
+    let own = Ourselves { public_ip: Some([10, 0, 0, 1].into()), node_id: Some(machine()) };
+    Ok(match candidates.choose(own).await? {
         Choice::Chosen(store @ Store::V2(_), reason) => {
             store.list().await?;
             format!("v2: {reason}")
@@ -38,6 +44,10 @@ async fn chosen(server: &Server, api: Api) -> Result<String, StoreError> {
         Choice::Chosen(store @ Store::V3(_), reason) => {
             store.list().await?;
             format!("v3: {reason}")
+        }
+        Choice::Chosen(store @ Store::Both(_), reason) => {
+            store.list().await?;
+            format!("both: {reason}")
         }
         Choice::Missing(text) => format!("none: {text}"),
     })
@@ -50,17 +60,22 @@ async fn auto_takes_the_store_that_holds_the_config() {
     assert_eq!(auto().await, format!("none: {PREFIX}/config exists neither in the v3 nor in the v2 store"));
     in_v2(&server, &config_key(), "value={}").await;
     assert_eq!(auto().await, format!("v2: {PREFIX}/config exists only in the v2 store"));
-    in_v3(&server, &config_key()).await;
+    in_v3(&server, &config_key(), CONFIG).await;
     let alone = format!("v3: {PREFIX}/config exists in both stores and no other node holds a lease in v2");
     assert_eq!(auto().await, alone);
-    // Neither our own lease nor a reservation keeps v2 alive.
+    // Our own lease does not keep v2 alive, whichever address it has, nor does a reservation that v3 knows.
     let value = |number| attrs(number).to_json();
+    let readdressed = LeaseAttrs { node_id: Some(machine()), ..attrs(9) };
     in_v2(&server, &key(1), &format!("value={}&ttl=1000", value(1))).await;
+    in_v2(&server, &key(9), &format!("value={}&ttl=1000", readdressed.to_json())).await;
     in_v2(&server, &key(2), &format!("value={}", value(2))).await;
+    in_v3(&server, &key(2), &value(2)).await;
     assert_eq!(auto().await, alone);
+    let another = |who| format!("both: {PREFIX}/config exists in both stores and {who} in v2, which decides");
+    in_v2(&server, &key(4), &format!("value={}", value(4))).await;
+    assert_eq!(auto().await, another("another node holds a lease"), "a reservation that v3 lacks");
     in_v2(&server, &key(3), &format!("value={}&ttl=1000", value(3))).await;
-    let another = format!("v2: {PREFIX}/config exists in both stores and another node holds a lease in v2");
-    assert_eq!(auto().await, another);
+    assert_eq!(auto().await, another("2 other nodes hold leases"));
     server.v2("DELETE", &config_key(), "").await;
     assert_eq!(auto().await, format!("v3: {PREFIX}/config exists only in the v3 store"));
 }
@@ -70,7 +85,7 @@ async fn auto_works_where_v2_is_not_served() {
     let server = etcd(&[]).await;
     let auto = async || chosen(&server, Api::Auto).await.unwrap();
     assert!(auto().await.starts_with("none: "));
-    in_v3(&server, &config_key()).await;
+    in_v3(&server, &config_key(), CONFIG).await;
     assert_eq!(auto().await, format!("v3: {PREFIX}/config exists only in the v3 store"));
     let error = chosen(&server, Api::V2).await.unwrap_err();
     assert_eq!(
@@ -84,7 +99,7 @@ async fn auto_works_where_v2_is_not_served() {
 #[tokio::test]
 async fn an_api_that_was_told_is_not_questioned() {
     let server = etcd(&["--enable-v2"]).await;
-    for api in ["v2", "v3"] {
+    for api in ["v2", "v3", "both"] {
         let told = chosen(&server, api.parse().unwrap()).await.unwrap();
         assert_eq!(told, format!("{api}: etcd-api={api}"));
     }
@@ -93,7 +108,7 @@ async fn an_api_that_was_told_is_not_questioned() {
 #[tokio::test]
 async fn nothing_is_chosen_while_no_server_answers() {
     let mut server = etcd(&["--enable-v2"]).await;
-    in_v3(&server, &config_key()).await;
+    in_v3(&server, &config_key(), CONFIG).await;
     server.kill();
     let error = chosen(&server, Api::Auto).await.unwrap_err();
     assert!(matches!(error, StoreError::Unreachable(_)), "{error}");
@@ -101,6 +116,6 @@ async fn nothing_is_chosen_while_no_server_answers() {
 
 #[test]
 fn an_unknown_api_is_named() {
-    assert_eq!("v4".parse::<Api>().unwrap_err(), "\"v4\" is no etcd API (expected auto, v2 or v3)");
+    assert_eq!("v4".parse::<Api>().unwrap_err(), "\"v4\" is no etcd API (expected auto, v2, v3 or both)");
     assert_eq!("auto".parse::<Api>().unwrap().to_string(), "auto");
 }

@@ -1,24 +1,23 @@
 //! Finds out which of etcd's stores holds the network, and waits until one does.
 
-use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use tracing::{error, info};
 
 use super::{Fatal, Reporter};
 use crate::status::Phase;
-use crate::store::{Candidates, Choice, Store, StoreError};
+use crate::store::{Candidates, Choice, Ourselves, Store, StoreError};
 
 /// Pause between two looks.
 const RETRY: Duration = Duration::from_secs(1);
 
-/// Looks until a store is chosen, and says why that one. `own` is our public IP, if it is known already.
+/// Looks until a store is chosen, and says why that one.
 ///
 /// # Errors
 /// When the connection is misconfigured.
 pub async fn choose_store(
     candidates: &Candidates,
-    own: Option<Ipv4Addr>,
+    own: Ourselves,
     reporter: &mut Reporter,
 ) -> Result<Store, Fatal> {
     let mut last = String::new();

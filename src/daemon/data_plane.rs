@@ -31,6 +31,8 @@ pub(super) struct DataPlane<K> {
     pub(super) kernel: K,
     /// All leases, judged from our point of view.
     pub(super) leases: LeaseSet,
+    /// A part of the store was never read: entries that belong to no known lease may be those of its peers.
+    pub(super) keep_unknown: bool,
     vtep: Vtep,
     address: Ipv4Addr,
     network: Ipv4Network,
@@ -87,6 +89,7 @@ impl<K: Kernel> DataPlane<K> {
         Self {
             kernel,
             leases,
+            keep_unknown: false,
             vtep: wanted.vtep,
             address: wanted.address,
             network: wanted.network,
@@ -163,7 +166,11 @@ impl<K: Kernel> DataPlane<K> {
         self.conflicts.clear();
         self.find_direct(self.leases.peers().map(|(subnet, _)| subnet).collect());
         let desired = self.desired().entries();
-        let mut report = self.carry_out(diff(&desired, &self.mirror));
+        let mut plan = diff(&desired, &self.mirror);
+        if self.keep_unknown {
+            plan.operations.retain(|operation| !operation.removes());
+        }
+        let mut report = self.carry_out(plan);
         if !steps.is_empty() {
             report.done.insert(OperationKind::Device, u64::try_from(steps.len()).unwrap_or(u64::MAX));
         }
@@ -459,6 +466,25 @@ mod tests {
         let plane = started(wanted(), kernel);
         let left: Vec<u32> = plane.kernel.state.entries.routes.iter().map(|route| route.metric).collect();
         assert_eq!((left, plane.kernel.state.entries.neighbors.len()), (vec![9], 0));
+    }
+
+    #[test]
+    fn nothing_is_removed_while_a_part_of_the_store_is_unknown() {
+        let mut kernel = FakeKernel::default();
+        let unknown = Route::overlay("10.200.9.0/24".parse().unwrap());
+        kernel.state.entries.routes.insert(unknown);
+        let mut plane = DataPlane::new(kernel, LeaseSet::new(own()), wanted());
+        plane.keep_unknown = true;
+        plane.resync().unwrap();
+        put(&mut plane, 2, 2);
+        assert!(plane.kernel.state.entries.routes.contains(&unknown));
+        // A peer that was known may go.
+        let touched = plane.leases.delete("10.200.2.0-24");
+        plane.on_leases(&touched);
+        assert_eq!(plane.kernel.state.entries.routes.len(), 1);
+        plane.keep_unknown = false;
+        plane.resync().unwrap();
+        assert_eq!(plane.kernel.state.entries, Entries::default());
     }
 
     #[test]

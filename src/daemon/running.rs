@@ -133,6 +133,7 @@ impl<S: LeaseStore, K: Kernel> Running<S, K> {
         self.timers.rules = Some(self.clock.now().after(RULES));
         let leases: Vec<RawLease<'_>> = self.first.records.iter().map(raw).collect();
         let touched = self.data_plane.leases.replace(&leases);
+        self.data_plane.keep_unknown = self.first.partial;
         self.first = Snapshot::default();
         log_skipped(&touched);
         self.reporter.store_up();
@@ -263,6 +264,9 @@ impl<S: LeaseStore, K: Kernel> Running<S, K> {
         let touched = self.data_plane.leases.replace(&leases);
         info!(leases = leases.len(), peers = self.data_plane.leases.usable(), "leases listed again");
         self.on_touched("leases", started, &touched);
+        if std::mem::replace(&mut self.data_plane.keep_unknown, snapshot.partial) && !snapshot.partial {
+            self.resync("whole list");
+        }
     }
 
     fn on_touched(&mut self, cause: &'static str, started: BootTime, touched: &Touched) {

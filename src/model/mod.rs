@@ -17,6 +17,7 @@ pub mod masquerade;
 pub mod network_config;
 pub mod overlay;
 pub mod state;
+pub mod two_stores;
 pub mod tx_checksum;
 
 pub use addr::{IfName, MacAddr, Mtu, Vni};

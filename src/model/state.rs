@@ -236,6 +236,12 @@ impl Operation {
         }
     }
 
+    /// Whether an entry goes.
+    #[must_use]
+    pub fn removes(&self) -> bool {
+        matches!(self, Self::DeleteRoute(_) | Self::DeleteNeighbor(..) | Self::DeleteFdb(..))
+    }
+
     /// A word for metrics and logs: `fdb`, `neighbor` or `route`.
     #[must_use]
     pub fn kind(&self) -> &'static str {

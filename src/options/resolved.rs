@@ -14,6 +14,7 @@ use super::secret::Secret;
 use super::settings::{Setting, Settings};
 use crate::firewall::Preference;
 use crate::model::TxChecksum;
+use crate::store::Api;
 
 /// All options.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -120,7 +121,7 @@ fn etcd(settings: &Settings) -> Result<Etcd, OptionsError> {
     let prefix = settings.get(&flags::ETCD_PREFIX);
     let api = settings.get(&flags::ETCD_API);
     Ok(Etcd {
-        api: api.text().parse().map_err(|_| api.bad("auto, v2 or v3"))?,
+        api: api.text().parse().map_err(|_| api.bad(Api::EXPECTED))?,
         endpoints: endpoints(&settings.get(&flags::ETCD_ENDPOINTS))?,
         prefix: Prefix::clean(prefix.text())
             .ok_or_else(|| prefix.bad("a key such as /coreos.com/network"))?,

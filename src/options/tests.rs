@@ -47,7 +47,7 @@ fn effective(configured: &Configured, name: &str) -> (String, Origin) {
 /// Each flag, its default, a value that can be given, and how that is shown.
 const CONTRACT: &[(&str, &str, &str, &str)] = &[
     ("config-file", "", "", ""),
-    ("etcd-api", "auto", "v3", "v3"),
+    ("etcd-api", "auto", "both", "both"),
     ("etcd-cafile", "", "/etc/ca.pem", "/etc/ca.pem"),
     ("etcd-certfile", "", "/etc/cert.pem", "/etc/cert.pem"),
     (
@@ -226,7 +226,7 @@ fn messages_name_the_option_as_typed_and_the_cure() {
         (&["-ip-masq=yes"], "-ip-masq=yes: expected true or false"),
         (&["-firewall=ufw"], "-firewall=ufw: expected auto, nftables or iptables"),
         (&["-vxlan-tx-checksum=no"], "-vxlan-tx-checksum=no: expected auto, keep, on or off"),
-        (&["-etcd-api=both"], "-etcd-api=both: expected auto, v2 or v3"),
+        (&["-etcd-api=v4"], "-etcd-api=v4: expected auto, v2, v3 or both"),
         (
             &["-ip-masq-exclude=10.0.0.0/8,x"],
             "-ip-masq-exclude=10.0.0.0/8,x: expected IPv4 CIDRs such as 192.168.0.0/16, separated by commas",

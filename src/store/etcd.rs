@@ -41,7 +41,7 @@ impl<K: KeyValue> Etcd<K> {
 
     /// Writes under `condition`, to live for `ttl` or for ever. A lost answer is not a lost write: the key is read again before
     /// anything but success is reported, and what then stands there decides.
-    async fn write(
+    pub(super) async fn write(
         &self,
         subnet: Ipv4Network,
         attrs: &LeaseAttrs,
@@ -78,6 +78,19 @@ impl<K: KeyValue> Etcd<K> {
         }
     }
 
+    /// The key of a subnet.
+    pub(super) async fn read(&self, subnet: Ipv4Network) -> Result<Option<Record>, StoreError> {
+        self.kv.get(&self.key(subnet), Instant::now() + CALL).await
+    }
+
+    /// Writes the network config if there is none; `Ok(false)`: there is one.
+    pub(super) async fn create_config(&self, config: &[u8]) -> Result<bool, StoreError> {
+        let value = String::from_utf8_lossy(config);
+        let (key, condition) = (&self.keys.config, Condition::Absent);
+        let write = Write { key, value: &value, condition, grant: None };
+        Ok(self.kv.put(&write, Instant::now() + CALL).await?.is_some())
+    }
+
     /// Revokes a lease that is not needed any more. If that fails it runs out by itself.
     async fn give_up(&self, lease: Option<i64>) {
         if let Some(id) = lease.filter(|&id| id != Grant::NO_ID) {
@@ -90,16 +103,14 @@ impl<K: KeyValue> Etcd<K> {
 
     /// What a renewal means when the store found nothing to prolong.
     async fn after_gone(&self, held: &Held, ttl: Duration) -> Result<Renewal, StoreError> {
-        let found = self.kv.get(&self.key(held.subnet), Instant::now() + CALL).await?;
+        let found = self.read(held.subnet).await?;
         let Some(record) = found else { return Ok(Renewal::Lost(None)) };
         if !is_ours(&record, held) {
             return Ok(Renewal::Lost(Some(record)));
         }
         match self.write(held.subnet, &held.attrs, Condition::At(record.modified), Some(ttl)).await? {
             Written::Held(held) => Ok(Renewal::Held(held)),
-            Written::Conflict => {
-                Ok(Renewal::Lost(self.kv.get(&self.key(held.subnet), Instant::now() + CALL).await?))
-            }
+            Written::Conflict => Ok(Renewal::Lost(self.read(held.subnet).await?)),
         }
     }
 }
@@ -130,7 +141,8 @@ impl<K: KeyValue> LeaseStore for Etcd<K> {
     async fn list(&self) -> Result<Snapshot, StoreError> {
         let listing = self.kv.list(&self.keys.subnets, Instant::now() + CALL).await?;
         self.cluster.store(listing.cluster, Ordering::Relaxed);
-        Ok(Snapshot { records: listing.records, next: listing.revision + 1, cluster: listing.cluster })
+        let (records, next) = (listing.records, listing.revision + 1);
+        Ok(Snapshot { records, next, cluster: listing.cluster, partial: false })
     }
 
     async fn create(

@@ -4,6 +4,7 @@
 //! Nothing here decides: it lists, writes conditionally and reports. Decisions are in `model::acquire`.
 
 mod alerts;
+mod both;
 mod certificate;
 mod config;
 mod connect;
@@ -23,12 +24,13 @@ mod tls;
 mod tls_verify;
 mod watch;
 
+pub use both::Both;
 pub use config::{Config, TlsFiles};
 pub use etcd::Etcd;
 pub use etcd_v2::EtcdV2;
 pub use etcd_v3::EtcdV3;
 pub use memory::{Memory, MemoryStore};
-pub use select::{Api, Candidates, Choice, Store};
+pub use select::{Api, Candidates, Choice, Ourselves, Store};
 
 use std::future::Future;
 use std::time::Duration;
@@ -36,6 +38,7 @@ use std::time::Duration;
 use ipnetwork::Ipv4Network;
 
 use crate::model::LeaseAttrs;
+use crate::model::two_stores::Origin;
 
 /// Revision of the store or of a key, counted by the store. Only comparable within one store.
 pub type Revision = u64;
@@ -65,6 +68,8 @@ pub struct Snapshot {
     pub next: Revision,
     /// Which cluster answered. Another one than before: the store was replaced, and its revisions count anew.
     pub cluster: u64,
+    /// A part of the store was never read: what is missing here is not known to be gone.
+    pub partial: bool,
 }
 
 /// A change of one lease key.
@@ -136,6 +141,14 @@ pub enum StoreError {
         doing: String,
         /// etcd's own words.
         reason: String,
+    },
+    /// One of two stores failed (`etcd-api=both`).
+    #[error("{store}: {error}")]
+    Half {
+        /// Which one.
+        store: Origin,
+        /// How.
+        error: Box<StoreError>,
     },
     /// A file or option of the connection is unusable. Retrying does not help until somebody changes it.
     #[error("{0}")]

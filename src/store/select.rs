@@ -1,7 +1,9 @@
 //! Which of etcd's two APIs holds the network: as the operator says, or found out.
 //!
-//! Never mixes the two: they are separate stores in one server.
+//! The two are separate stores in one server. They are used together only while a cluster moves from one to the other: when the
+//! operator says so, or when both hold the network config and v2 is still alive.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::Ipv4Addr;
 use std::str::FromStr;
@@ -11,21 +13,29 @@ use ipnetwork::Ipv4Network;
 use tokio::sync::mpsc::Sender;
 
 use super::{
-    Config, Etcd, EtcdV2, EtcdV3, Held, LeaseStore, Record, Renewal, Revision, Snapshot, StoreError, Update,
-    Written,
+    Both, Config, Etcd, EtcdV2, EtcdV3, Held, LeaseStore, Record, Renewal, Revision, Snapshot, StoreError,
+    Update, Written,
 };
-use crate::model::LeaseAttrs;
+use crate::model::two_stores::needs_v2;
+use crate::model::{LeaseAttrs, NodeId};
 
 /// The option `etcd-api`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Api {
-    /// The one that holds the network config.
+    /// The one that holds the network config; if both do, both as long as v2 is alive, else v3.
     #[default]
     Auto,
     /// v2, as Go flannel up to v0.16.
     V2,
     /// v3, as Go flannel from v0.18 on.
     V3,
+    /// Both at once, for moving from v2 to v3: v2 decides.
+    Both,
+}
+
+impl Api {
+    /// What can be given, for messages.
+    pub const EXPECTED: &str = "auto, v2, v3 or both";
 }
 
 impl FromStr for Api {
@@ -36,7 +46,8 @@ impl FromStr for Api {
             "auto" => Ok(Self::Auto),
             "v2" => Ok(Self::V2),
             "v3" => Ok(Self::V3),
-            _ => Err(format!("{text:?} is no etcd API (expected auto, v2 or v3)")),
+            "both" => Ok(Self::Both),
+            _ => Err(format!("{text:?} is no etcd API (expected {})", Self::EXPECTED)),
         }
     }
 }
@@ -47,6 +58,7 @@ impl fmt::Display for Api {
             Self::Auto => "auto",
             Self::V2 => "v2",
             Self::V3 => "v3",
+            Self::Both => "both",
         })
     }
 }
@@ -58,6 +70,23 @@ pub enum Store {
     V2(Etcd<EtcdV2>),
     /// etcd v3.
     V3(Etcd<EtcdV3>),
+    /// Both; v2 decides.
+    Both(Both<EtcdV2, EtcdV3>),
+}
+
+/// How our own lease is told from those of others before anything else is known.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Ourselves {
+    /// Our public IP, if the options name it.
+    pub public_ip: Option<Ipv4Addr>,
+    /// Our machine, if it has an id.
+    pub node_id: Option<NodeId>,
+}
+
+impl Ourselves {
+    fn wrote(self, attrs: &LeaseAttrs) -> bool {
+        Some(attrs.public_ip) == self.public_ip || (attrs.node_id.is_some() && attrs.node_id == self.node_id)
+    }
 }
 
 /// What came of looking for the network.
@@ -90,20 +119,21 @@ impl Candidates {
         })
     }
 
-    /// Looks once. `own` is our public IP: a lease with it does not keep v2 alive.
+    /// Looks once. A lease of `own` does not keep v2 alive.
     ///
     /// # Errors
     /// When a store that has to be asked cannot be.
-    pub async fn choose(&self, own: Option<Ipv4Addr>) -> Result<Choice, StoreError> {
+    pub async fn choose(&self, own: Ourselves) -> Result<Choice, StoreError> {
         let told = || format!("etcd-api={}", self.api);
         match self.api {
             Api::V2 => Ok(Choice::Chosen(Store::V2(self.v2.clone()), told())),
             Api::V3 => Ok(Choice::Chosen(Store::V3(self.v3.clone()), told())),
+            Api::Both => Ok(self.chosen_both(told())),
             Api::Auto => self.look(own).await,
         }
     }
 
-    async fn look(&self, own: Option<Ipv4Addr>) -> Result<Choice, StoreError> {
+    async fn look(&self, own: Ourselves) -> Result<Choice, StoreError> {
         let (v2, v3) = tokio::join!(self.v2.network_config(), self.v3.network_config());
         let key = self.v3.config_key();
         let v2 = match v2 {
@@ -128,17 +158,27 @@ impl Candidates {
         }
     }
 
-    /// Both hold a config: v2 as long as another node lives there.
-    async fn compare(&self, own: Option<Ipv4Addr>) -> Result<Choice, StoreError> {
+    /// Both hold a config, so a move is under way, or over. As long as another node lives in v2 that store decides; our lease is held
+    /// in v3 as well, since nodes that have moved already see no other.
+    async fn compare(&self, own: Ourselves) -> Result<Choice, StoreError> {
         let key = self.v3.config_key();
-        let records = self.v2.list().await?.records;
-        let others = records.iter().filter(|record| is_of_another_node(record, own)).count();
-        Ok(match others {
-            0 => self.chosen_v3(format!("{key} exists in both stores and no other node holds a lease in v2")),
-            1 => self.chosen_v2(format!("{key} exists in both stores and another node holds a lease in v2")),
-            _ => self
-                .chosen_v2(format!("{key} exists in both stores and {others} other nodes hold leases in v2")),
-        })
+        let (v2, v3) = tokio::join!(self.v2.list(), self.v3.list());
+        // Failing to read v3 is no sign that everybody has arrived there.
+        let arrived: BTreeMap<_, _> =
+            v3.unwrap_or_default().records.into_iter().map(|r| (r.name, r.value)).collect();
+        let others = v2?.records.into_iter().filter(|record| {
+            let there = arrived.get(&record.name).map(Vec::as_slice);
+            needs_v2(|attrs| own.wrote(attrs), &record.value, record.lease.is_none(), there)
+        });
+        let others = match others.count() {
+            0 => {
+                let reason = format!("{key} exists in both stores and no other node holds a lease in v2");
+                return Ok(self.chosen_v3(reason));
+            }
+            1 => "another node holds a lease".to_owned(),
+            count => format!("{count} other nodes hold leases"),
+        };
+        Ok(self.chosen_both(format!("{key} exists in both stores and {others} in v2, which decides")))
     }
 
     fn chosen_v2(&self, reason: String) -> Choice {
@@ -149,20 +189,18 @@ impl Candidates {
         Choice::Chosen(Store::V3(self.v3.clone()), reason)
     }
 
+    fn chosen_both(&self, reason: String) -> Choice {
+        Choice::Chosen(Store::Both(Both::new(self.v2.clone(), self.v3.clone())), reason)
+    }
+
     /// Words for logs: the endpoints, without secrets.
     #[must_use]
     pub fn describe(&self) -> String {
         match self.api {
             Api::V2 => self.v2.describe(),
-            Api::V3 | Api::Auto => self.v3.describe(),
+            Api::V3 | Api::Auto | Api::Both => self.v3.describe(),
         }
     }
-}
-
-/// A reservation is no sign of life: nobody renews it.
-fn is_of_another_node(record: &Record, own: Option<Ipv4Addr>) -> bool {
-    record.lease.is_some()
-        && LeaseAttrs::from_json(&record.value).is_ok_and(|attrs| Some(attrs.public_ip) != own)
 }
 
 /// Calls the same method of whichever store it is.
@@ -171,6 +209,7 @@ macro_rules! either {
         match $self {
             Store::V2(store) => store.$method($($argument),*).await,
             Store::V3(store) => store.$method($($argument),*).await,
+            Store::Both(store) => store.$method($($argument),*).await,
         }
     };
 }
@@ -219,6 +258,7 @@ impl LeaseStore for Store {
         match self {
             Self::V2(store) => store.config_key(),
             Self::V3(store) => store.config_key(),
+            Self::Both(store) => store.config_key(),
         }
     }
 
@@ -226,6 +266,7 @@ impl LeaseStore for Store {
         match self {
             Self::V2(store) => store.describe(),
             Self::V3(store) => store.describe(),
+            Self::Both(store) => store.describe(),
         }
     }
 }

@@ -136,7 +136,8 @@ impl<'a, K: KeyValue> Watch<'a, K> {
     async fn start_over(&mut self, listing: Listing) -> End {
         self.cluster = Some(listing.cluster);
         self.from = listing.revision + 1;
-        let snapshot = Snapshot { records: listing.records, next: self.from, cluster: listing.cluster };
+        let (next, cluster) = (self.from, listing.cluster);
+        let snapshot = Snapshot { records: listing.records, next, cluster, partial: false };
         match self.sink.send(Update::Snapshot(snapshot)).await {
             Ok(()) => End::Reopen,
             Err(_) => End::Closed,
