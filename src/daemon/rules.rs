@@ -2,13 +2,14 @@
 
 use std::time::Duration;
 
+use ipnetwork::Ipv4Network;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tracing::{error, info, warn};
 
 use super::Settings;
 use crate::firewall::checks::{KernelSettings, warnings};
-use crate::firewall::{Applied, Firewall, FirewallError, FirewallOptions};
+use crate::firewall::{Applied, Firewall, FirewallError, FirewallOptions, Obstacle};
 use crate::logging::{Recurring, Tell};
 use crate::model::masquerade::{Overlay, RuleSet};
 use crate::model::{IfName, NetworkConfig};
@@ -81,38 +82,41 @@ pub(super) fn check_host(external: &IfName, vtep: &IfName) {
 }
 
 async fn keep(mut firewall: Firewall, mut wanted: watch::Receiver<RuleSet>, say: mpsc::Sender<Looked>) {
-    let mut told =
-        Told { trouble: Recurring::new(REMIND), started: tokio::time::Instant::now(), first: true };
-    let mut pause = RETRY.0;
+    let mut told = Told::new();
+    let mut pause = Pause(RETRY.0);
     loop {
         let rules = wanted.borrow_and_update().clone();
         let result = firewall.ensure(&rules).await;
-        let looked = told.tell(&result);
-        let next = match &result {
-            Ok(applied) if applied.problems.is_empty() => {
-                pause = RETRY.0;
-                firewall.resync_every()
-            }
-            _ => {
-                pause = (pause * 2).min(RETRY.1);
-                Some(pause)
-            }
-        };
+        let looked = told.tell(&result, &rules);
+        let next = pause.after(trouble_of(&result)).unwrap_or_else(|| firewall.resync_every());
         if say.send(looked).await.is_err() {
             return;
         }
         tokio::select! {
             changed = wanted.changed() => if changed.is_err() { return },
             () = firewall.changed() => {}
-            () = sleep(next) => {}
+            () = tokio::time::sleep(next) => {}
         }
     }
 }
 
-async fn sleep(time: Option<Duration>) {
-    match time {
-        Some(time) => tokio::time::sleep(time).await,
-        None => std::future::pending().await,
+fn trouble_of(result: &Result<Applied, FirewallError>) -> Option<&FirewallError> {
+    result.as_ref().map_or_else(Some, |applied| applied.problems.first())
+}
+
+/// The pause after the last failure; grows with each.
+#[derive(Debug)]
+struct Pause(Duration);
+
+impl Pause {
+    /// How long to wait before the next try; `None`: nothing failed.
+    fn after(&mut self, trouble: Option<&FirewallError>) -> Option<Duration> {
+        self.0 = match trouble {
+            // Most of such a try is waiting for the lock already; whoever lets go of it should not be waited for twice.
+            None | Some(FirewallError::Locked { .. }) => RETRY.0,
+            Some(_) => (self.0 * 2).min(RETRY.1),
+        };
+        trouble.map(|_| self.0)
     }
 }
 
@@ -121,10 +125,16 @@ struct Told {
     trouble: Recurring,
     started: tokio::time::Instant,
     first: bool,
+    obstacles: Vec<Obstacle>,
 }
 
 impl Told {
-    fn tell(&mut self, result: &Result<Applied, FirewallError>) -> Looked {
+    fn new() -> Self {
+        let started = tokio::time::Instant::now();
+        Self { trouble: Recurring::new(REMIND), started, first: true, obstacles: Vec::new() }
+    }
+
+    fn tell(&mut self, result: &Result<Applied, FirewallError>, rules: &RuleSet) -> Looked {
         let applied = match result {
             Ok(applied) => applied,
             Err(error) => {
@@ -135,11 +145,7 @@ impl Told {
         if self.first || !applied.changes.is_empty() {
             info!(firewall = %applied.choice, changes = ?applied.changes, "firewall rules are in force");
         }
-        if self.first {
-            for chain in &applied.overruled_by {
-                warn!(%chain, "the policy of this chain drops forwarded packets; no rule of ours can overrule it");
-            }
-        }
+        self.obstacles(&applied.obstacles, rules.overlay.network);
         match applied.problems.first() {
             Some(problem) => self.trouble(&problem.to_string(), "something beside the firewall rules failed"),
             None => self.over(),
@@ -147,6 +153,16 @@ impl Told {
         let repaired = if self.first { 0 } else { u64::try_from(applied.changes.len()).unwrap_or(u64::MAX) };
         self.first = false;
         Looked { in_force: true, repaired }
+    }
+
+    fn obstacles(&mut self, found: &[Obstacle], network: Ipv4Network) {
+        for obstacle in found.iter().filter(|obstacle| !self.obstacles.contains(obstacle)) {
+            warn!(cure = %obstacle.cure(network), "{obstacle}");
+        }
+        for gone in self.obstacles.iter().filter(|obstacle| !found.contains(obstacle)) {
+            info!("no longer: {gone}");
+        }
+        self.obstacles = found.to_vec();
     }
 
     fn trouble(&mut self, problem: &str, what: &str) {
@@ -163,5 +179,25 @@ impl Told {
         if let Some(ended) = self.trouble.succeeded(self.started.elapsed()) {
             info!(failures = ended.failures, seconds = ended.time.as_secs(), "the firewall works again");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::firewall::Variant;
+
+    #[test]
+    fn pauses_grow_with_failures_but_not_while_the_lock_is_waited_for() {
+        let mut pause = Pause(RETRY.0);
+        let failed = FirewallError::NotKept { changes: String::new() };
+        let locked = FirewallError::Locked { variant: Variant::Legacy, reason: String::new() };
+        let seconds = |pause: &mut Pause, trouble| pause.after(trouble).map(|pause| pause.as_secs());
+        let grown = [(); 6].map(|()| seconds(&mut pause, Some(&failed)));
+        assert_eq!(grown, [2, 4, 8, 16, 30, 30].map(Some));
+        assert_eq!(seconds(&mut pause, Some(&locked)), Some(1));
+        assert_eq!(seconds(&mut pause, Some(&failed)), Some(2));
+        assert_eq!(seconds(&mut pause, None), None);
+        assert_eq!(seconds(&mut pause, Some(&failed)), Some(2));
     }
 }

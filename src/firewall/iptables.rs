@@ -53,6 +53,15 @@ impl Held {
     }
 }
 
+/// What came of a look at one variant.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Ensured {
+    /// What was wrong and has been put right.
+    pub(super) changes: Vec<String>,
+    /// The rule of FORWARD that drops everything before our accepts are reached.
+    pub(super) drops_ahead: Option<String>,
+}
+
 /// iptables-legacy has a table on this host, be it empty.
 pub(super) fn legacy_present() -> Result<bool, FirewallError> {
     match fs::read_to_string(LEGACY_TABLES) {
@@ -85,15 +94,14 @@ impl Iptables {
 
     /// Puts our share of `rules` into force, given what is held. With no share, everything of ours goes.
     ///
-    /// `None` as rules removes our own chains only. Answers with what was wrong. `written` is called after the change and
-    /// before it is verified.
+    /// `None` as rules removes our own chains only. `written` is called after the change and before it is verified.
     pub(super) async fn ensure(
         &self,
         held: &Held,
         rules: Option<&RuleSet>,
         share: Share,
         written: impl FnOnce(),
-    ) -> Result<Vec<String>, FirewallError> {
+    ) -> Result<Ensured, FirewallError> {
         let part = |wanted: bool, pick: fn(&RuleSet) -> &Vec<_>| {
             rules.filter(|_| wanted).map(pick).map_or(&[][..], Vec::as_slice)
         };
@@ -102,12 +110,17 @@ impl Iptables {
             forward: part(share.forward, |rules| &rules.forward),
             replaces: rules,
         };
-        let Some(plan) = plan::plan(&held.0, &wanted) else { return Ok(Vec::new()) };
+        let ensured = |saved: &Saved, changes| {
+            let accepts = !wanted.forward.is_empty();
+            let drops_ahead = accepts.then(|| saved.drops_before(plan::FORWARD.chain)).flatten();
+            Ensured { changes, drops_ahead }
+        };
+        let Some(plan) = plan::plan(&held.0, &wanted) else { return Ok(ensured(&held.0, Vec::new())) };
         self.tool.restore(&plan.input, self.lock_wait).await?;
         written();
         let after = self.read().await?;
         match plan::plan(&after.0, &wanted) {
-            None => Ok(plan.changes),
+            None => Ok(ensured(&after.0, plan.changes)),
             Some(left) => Err(FirewallError::NotKept { changes: left.changes.join(", ") }),
         }
     }

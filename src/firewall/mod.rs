@@ -7,17 +7,22 @@ pub mod choice;
 mod error;
 mod iptables;
 mod nftables;
+mod obstacle;
 
 use std::time::Duration;
 
 pub use self::choice::{Backend, Choice, Preference};
 pub use self::error::FirewallError;
 pub use self::iptables::Variant;
+pub use self::obstacle::Obstacle;
 
 use self::choice::{Facts, VariantFacts, choose};
-use self::iptables::{Held, Iptables, Share};
+use self::iptables::{Ensured, Held, Iptables, Share};
 use self::nftables::{Nftables, Ruleset};
 use crate::model::masquerade::RuleSet;
+
+/// How often a host without tables of iptables-legacy is asked whether it got some, since nobody tells. Starts no program.
+const LEGACY_MAY_COME: Duration = Duration::from_secs(60);
 
 /// What the operator and the network config say about the firewall itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,8 +51,8 @@ pub struct Applied {
     pub changes: Vec<String>,
     /// What could not be done beside the rules themselves, which are in force.
     pub problems: Vec<FirewallError>,
-    /// Forward chains of other programs whose policy drops what we accept, as `FAMILY TABLE CHAIN`.
-    pub overruled_by: Vec<String>,
+    /// What drops forwarded packets all the same.
+    pub obstacles: Vec<Obstacle>,
 }
 
 /// The rules on this host.
@@ -99,14 +104,15 @@ impl Firewall {
         let choice = self.choose(&seen)?;
         let mut applied = Applied::new(choice);
         if !rules.forward.is_empty() {
-            applied.overruled_by = seen.ruleset.foreign_forward_drops();
+            let chains = std::mem::take(&mut seen.ruleset.foreign_drops);
+            applied.obstacles.extend(chains.into_iter().map(Obstacle::Chain));
         }
         match choice.backend {
             Backend::Nftables => applied.changes.extend(self.nftables()?.ensure(rules, &seen.ruleset)?),
             Backend::Iptables(variant) => {
                 let held = seen.take_held(variant)?;
-                let changes = self.ensure_variant(variant, Some(rules), Share::ALL, held).await?;
-                applied.changes.extend(changes);
+                let ensured = self.ensure_variant(variant, Some(rules), Share::ALL, held).await?;
+                applied.add(variant, ensured);
             }
         }
         self.ensure_rest(rules, seen, &mut applied).await;
@@ -114,7 +120,7 @@ impl Firewall {
     }
 
     /// Waits until somebody else has changed something that matters, so that [`Firewall::ensure`] has to look. Cancel-safe.
-    /// Never returns where the kernel sends no notifications: see [`Firewall::resync_every`].
+    /// Of changes in iptables-legacy nobody is told: see [`Firewall::resync_every`].
     pub async fn changed(&self) {
         match &self.nftables {
             Some(nftables) => nftables.changed().await,
@@ -122,10 +128,10 @@ impl Firewall {
         }
     }
 
-    /// How often [`Firewall::ensure`] has to be called although nothing was notified: only with tables of iptables-legacy.
+    /// How often [`Firewall::ensure`] has to be called although nothing was notified.
     #[must_use]
-    pub fn resync_every(&self) -> Option<Duration> {
-        self.legacy.then_some(self.options.resync)
+    pub fn resync_every(&self) -> Duration {
+        if self.legacy { self.options.resync } else { self.options.resync.max(LEGACY_MAY_COME) }
     }
 
     /// Where the rules are, once that is decided.
@@ -145,12 +151,14 @@ impl Firewall {
             results.push(nftables.remove(&seen.ruleset).map(Vec::from_iter));
         }
         if seen.ruleset.iptables_has_ours() {
-            results.push(self.ensure_variant(Variant::Nft, None, Share::NOTHING, None).await);
+            let removed = self.ensure_variant(Variant::Nft, None, Share::NOTHING, None).await;
+            results.push(removed.map(|ensured| ensured.changes));
         }
         match seen.take_held(Variant::Legacy) {
             Ok(None) => {}
             Ok(held) => {
-                results.push(self.ensure_variant(Variant::Legacy, None, Share::NOTHING, held).await);
+                let removed = self.ensure_variant(Variant::Legacy, None, Share::NOTHING, held).await;
+                results.push(removed.map(|ensured| ensured.changes));
             }
             Err(error) => results.push(Err(error)),
         }
@@ -233,7 +241,10 @@ impl Firewall {
         if backend != Backend::Nftables
             && let Some(nftables) = &mut self.nftables
         {
-            applied.note(nftables.remove(&seen.ruleset).map(Vec::from_iter));
+            match nftables.remove(&seen.ruleset) {
+                Ok(removed) => applied.changes.extend(removed),
+                Err(error) => applied.problems.push(error),
+            }
         }
         let ruleset = &seen.ruleset;
         let forward = ruleset.iptables_forward_drops();
@@ -242,7 +253,7 @@ impl Firewall {
             let share = Share { masquerade: false, forward };
             let result = self.ensure_variant(Variant::Nft, Some(rules), share, None).await;
             self.searched |= result.is_ok();
-            applied.note(result);
+            applied.note(Variant::Nft, result);
         }
         if backend != Backend::Iptables(Variant::Legacy) {
             match seen.take_held(Variant::Legacy) {
@@ -250,7 +261,7 @@ impl Firewall {
                 Ok(Some(held)) => {
                     let share = Share { masquerade: false, forward: held.forward_drops() };
                     let result = self.ensure_variant(Variant::Legacy, Some(rules), share, Some(held)).await;
-                    applied.note(result);
+                    applied.note(Variant::Legacy, result);
                 }
                 Err(error) => applied.problems.push(error),
             }
@@ -263,15 +274,16 @@ impl Firewall {
         rules: Option<&RuleSet>,
         share: Share,
         held: Option<Held>,
-    ) -> Result<Vec<String>, FirewallError> {
+    ) -> Result<Ensured, FirewallError> {
         let iptables = self.iptables(variant)?;
         let held = match held {
             Some(held) => held,
             None => iptables.read().await?,
         };
         let written = || self.nftables.iter_mut().for_each(Nftables::forget_iptables);
-        let changes = iptables.ensure(&held, rules, share, written).await?;
-        Ok(changes.into_iter().map(|change| format!("{variant}: {change}")).collect())
+        let mut ensured = iptables.ensure(&held, rules, share, written).await?;
+        ensured.changes.iter_mut().for_each(|change| *change = format!("{variant}: {change}"));
+        Ok(ensured)
     }
 }
 
@@ -291,12 +303,17 @@ impl Seen {
 
 impl Applied {
     const fn new(choice: Choice) -> Self {
-        Self { choice, changes: Vec::new(), problems: Vec::new(), overruled_by: Vec::new() }
+        Self { choice, changes: Vec::new(), problems: Vec::new(), obstacles: Vec::new() }
     }
 
-    fn note(&mut self, result: Result<Vec<String>, FirewallError>) {
+    fn add(&mut self, variant: Variant, ensured: Ensured) {
+        self.changes.extend(ensured.changes);
+        self.obstacles.extend(ensured.drops_ahead.map(|rule| Obstacle::RuleAhead(variant, rule)));
+    }
+
+    fn note(&mut self, variant: Variant, result: Result<Ensured, FirewallError>) {
         match result {
-            Ok(changes) => self.changes.extend(changes),
+            Ok(ensured) => self.add(variant, ensured),
             Err(error) => self.problems.push(error),
         }
     }

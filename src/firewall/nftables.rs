@@ -79,6 +79,7 @@ impl Nftables {
             ..Ruleset::default()
         };
         self.follow_forward(&mut ruleset)?;
+        ruleset.foreign_drops = self.foreign_drops(&ruleset)?;
         self.watched =
             ruleset.forward_chains.iter().map(|chain| ("filter".to_owned(), chain.clone())).collect();
         self.watched.extend(["FORWARD", "FLANNEL-FWD"].map(|chain| ("filter".to_owned(), chain.to_owned())));
@@ -104,7 +105,7 @@ impl Nftables {
             if OUR_CHAINS.contains(&chain.as_str()) || !ruleset.forward_chains.insert(chain.clone()) {
                 continue;
             }
-            for rule in self.rules("filter", &chain)? {
+            for rule in self.rules(Family::IPv4, "filter", &chain)? {
                 ruleset.forward_drops |= rule.drops;
                 open.extend(rule.jumps);
             }
@@ -112,13 +113,26 @@ impl Nftables {
         Ok(())
     }
 
-    /// `nft list chain ip TABLE CHAIN`. A rule that cannot be read counts as one that may drop.
-    fn rules(&mut self, table: &str, chain: &str) -> Result<Vec<SeenRule>, FirewallError> {
+    /// Finds the forward chains of other programs that drop everything in the end.
+    fn foreign_drops(&mut self, ruleset: &Ruleset) -> Result<Vec<String>, FirewallError> {
+        let mut found = Vec::new();
+        for chain in ruleset.foreign_forward() {
+            let drops_all = |rule: &SeenRule| rule.drops && !rule.conditional;
+            let rules = self.rules(chain.family, &chain.table, &chain.name)?;
+            if chain.policy_drops || rules.iter().any(drops_all) {
+                found.push(format!("{} {} {}", word(chain.family), chain.table, chain.name));
+            }
+        }
+        Ok(found)
+    }
+
+    /// `nft list chain FAMILY TABLE CHAIN`. A rule that cannot be read counts as one that may drop.
+    fn rules(&mut self, family: Family, table: &str, chain: &str) -> Result<Vec<SeenRule>, FirewallError> {
         let attributes = vec![RuleAttribute::Table(table.to_owned()), RuleAttribute::Chain(chain.to_owned())];
         let request = NfTablesMessage::GetRule(RuleMessage { attributes });
-        let unreadable = || Some(SeenRule { drops: true, ..SeenRule::default() });
-        let doing = format!("list chain {chain} of table ip {table}");
-        let messages = self.dump(&doing, Family::IPv4, &request)?;
+        let unreadable = || Some(SeenRule { drops: true, conditional: true, ..SeenRule::default() });
+        let doing = format!("list chain {chain} of table {} {table}", word(family));
+        let messages = self.dump(&doing, family, &request)?;
         Ok(messages
             .iter()
             .filter_map(|message| message.as_ref().map_or_else(unreadable, decode::rule))
@@ -186,7 +200,7 @@ impl Nftables {
                     chain.name
                 )));
             }
-            let found = self.rules(TABLE, chain.name)?;
+            let found = self.rules(Family::IPv4, TABLE, chain.name)?;
             let comments = found.iter().map(|rule| rule.comment.as_deref());
             if !comments.eq(chain.rules.iter().map(|(_, comment)| Some(comment.as_str()))) {
                 return Ok(Some(format!("chain {} of table ip flannel-ipv4 had other rules", chain.name)));
@@ -244,6 +258,11 @@ impl Nftables {
         *port != self.requests.port
             && decode::subject(message).is_some_and(|subject| concerns(&self.watched, subject))
     }
+}
+
+/// The family in the words of `nft`.
+fn word(family: Family) -> &'static str {
+    if family == Family::Inet { "inet" } else { "ip" }
 }
 
 fn all_tables() -> NfTablesMessage {

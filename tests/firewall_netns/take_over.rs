@@ -1,23 +1,30 @@
 //! Taking over from the Go daemon, from another choice of firewall and from other values, under traffic.
 
+use std::collections::BTreeMap;
 use std::fs;
-use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, UdpSocket};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc;
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use flanneld::firewall::{Backend, Firewall, Preference, Variant};
+use flanneld::firewall::{Backend, Firewall, FirewallOptions, Preference, Variant};
 use flanneld::model::masquerade::RuleSet;
 
 use crate::lab::address::{HOST, OUTSIDE};
-use crate::lab::{DEADLINE, Lab, Namespace, PLAIN, flow};
+use crate::lab::{Lab, Namespace, PLAIN};
 use crate::{BACKENDS, ensure, everything, firewall_for, options, overlay, packets, rule_options, rules};
 
 const FIXTURES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/firewall");
 const GO_VERSIONS: [&str; 3] = ["v0.16.1", "v0.20.2", "v0.28.9"];
-/// New flows that have to be masqueraded after a change, besides those during it.
-const FLOWS: usize = 500;
+/// New flows before and after a change, besides those during it.
+const FLOWS_BEFORE: u16 = 100;
+const FLOWS_AFTER: u16 = 500;
+/// Source port of the first flow; each further one has the next.
+const FIRST_PORT: u16 = 5_000;
+/// Number of the datagram that ends a series of flows.
+const END: u16 = u16::MAX;
 
 /// Rules that look like flanneld's but are not: an operator's.
 const FOREIGN: &str = "iptables-VARIANT -t nat -I POSTROUTING -s 10.200.0.0/16 -d 10.9.0.0/16 -j RETURN
@@ -41,38 +48,68 @@ fn for_this_node(text: &str) -> String {
     text.replace(subnet, "10.200.43.0/24")
 }
 
-/// Opens new flows from a pod to the outside while `work` runs and for some time after. Each must arrive masqueraded.
-fn under_traffic(lab: &Lab, work: impl FnOnce() + Send) -> usize {
+/// Opens 1 000 new flows a second from a pod to the outside, from before `work` begins until some time after it. Each must
+/// arrive, and masqueraded. Answers with how many flows there were.
+fn under_traffic(lab: &Lab, work: impl FnOnce() + Send) -> u16 {
     let done = AtomicBool::new(false);
     let receiver = lab.outside.socket(Ipv4Addr::UNSPECIFIED, PLAIN);
-    let new_flow = || {
-        let sender = UdpSocket::bind("0.0.0.0:0").unwrap();
-        sender.set_read_timeout(Some(DEADLINE)).unwrap();
-        assert_eq!(flow(&sender, SocketAddr::from((OUTSIDE, PLAIN)), &receiver), HOST, "not masqueraded");
-    };
+    socket2::SockRef::from(&receiver).set_recv_buffer_size(1 << 22).unwrap();
+    let (started, wait) = mpsc::channel();
     thread::scope(|scope| {
-        let traffic = scope.spawn(|| {
-            lab.pod.run(|| {
-                let mut during = 0;
-                while !done.load(Ordering::Relaxed) {
-                    new_flow();
-                    during += 1;
-                }
-                (0..FLOWS).for_each(|_| new_flow());
-                during
-            })
-        });
+        let sender = scope.spawn(|| lab.pod.run(|| send_flows(&done, started)));
+        let arrived = scope.spawn(|| receive_flows(&receiver));
+        wait.recv().unwrap();
         let worked = catch_unwind(AssertUnwindSafe(work));
         done.store(true, Ordering::Relaxed);
-        let during = traffic.join();
-        worked.and(during).unwrap_or_else(|panic| resume_unwind(panic))
+        let sent = sender.join().unwrap_or_else(|panic| resume_unwind(panic));
+        let arrived = arrived.join().unwrap_or_else(|panic| resume_unwind(panic));
+        worked.unwrap_or_else(|panic| resume_unwind(panic));
+        let elsewhere: Vec<_> = arrived.iter().filter(|(_, source)| **source != HOST).collect();
+        assert_eq!(elsewhere, [], "not masqueraded");
+        assert_eq!(arrived.len(), usize::from(sent) + 1, "some flows did not arrive");
+        sent
     })
+}
+
+/// Each flow is one datagram with its number, from a port no other flow had. What the scheduler delays is made up for.
+fn send_flows(done: &AtomicBool, started: mpsc::Sender<()>) -> u16 {
+    let (start, mut next, mut last) = (Instant::now(), 0_u16, None);
+    while last.is_none_or(|last| next < last) {
+        let due = u16::try_from(start.elapsed().as_millis()).expect("a minute of flows is enough");
+        for number in next..due {
+            let socket = UdpSocket::bind(("0.0.0.0", FIRST_PORT + number)).unwrap();
+            socket.send_to(&number.to_be_bytes(), (OUTSIDE, PLAIN)).unwrap();
+        }
+        next = next.max(due);
+        if next > FLOWS_BEFORE {
+            let _ = started.send(());
+        }
+        if last.is_none() && done.load(Ordering::Relaxed) {
+            last = Some(next + FLOWS_AFTER);
+        }
+        thread::sleep(Duration::from_millis(1));
+    }
+    let end = UdpSocket::bind("0.0.0.0:0").unwrap();
+    end.send_to(&END.to_be_bytes(), (OUTSIDE, PLAIN)).unwrap();
+    next
+}
+
+/// The flows until the last, with the source address each was seen with.
+fn receive_flows(receiver: &UdpSocket) -> BTreeMap<u16, IpAddr> {
+    let mut flows = BTreeMap::new();
+    while !flows.contains_key(&END) {
+        let mut number = [0; 2];
+        let (_, from) = receiver.recv_from(&mut number).expect("the flows have stopped");
+        flows.insert(u16::from_be_bytes(number), from.ip());
+    }
+    flows
 }
 
 fn take_over(lab: &Lab, preference: Preference) -> (Backend, Vec<String>) {
     let mut result = (Backend::Nftables, Vec::new());
-    let start = Instant::now();
-    let during = under_traffic(lab, || {
+    let mut took = Duration::ZERO;
+    let flows = under_traffic(lab, || {
+        let start = Instant::now();
         result = lab.node.block_on(async || {
             let mut firewall = Firewall::new(options(preference));
             let applied = ensure(&mut firewall, &rules()).await;
@@ -80,8 +117,9 @@ fn take_over(lab: &Lab, preference: Preference) -> (Backend, Vec<String>) {
             assert_eq!(again.changes, Vec::<String>::new(), "a second look finds nothing to do");
             (applied.choice.backend, applied.changes)
         });
+        took = start.elapsed();
     });
-    println!("{during} flows during the change, {FLOWS} after it, in {:?}", start.elapsed());
+    println!("{flows} flows, all masqueraded; the change took {took:?}");
     result
 }
 
@@ -222,6 +260,16 @@ fn other_values_leave_nothing_behind() {
         assert!(!second.contains("10.200.43.0"), "{second}");
         let third = put(&mut firewall, overlay("10.100.0.0/16", "10.100.7.0/24"), &rule_options());
         assert!(!third.contains("10.200."), "{third}");
+        assert_eq!(second.to_lowercase().matches("random").count(), 2, "{second}");
+        let mut plain = rule_options();
+        plain.fully_random = false;
+        let in_order = put(&mut firewall, overlay("10.200.0.0/16", "10.200.7.0/24"), &plain);
+        assert_eq!(
+            in_order.to_lowercase().replace("random", "").matches("masquerade").count(),
+            2,
+            "{in_order}"
+        );
+        assert!(!in_order.to_lowercase().contains("random"), "{in_order}");
         let mut none = rule_options();
         none.ip_masq = false;
         let without = put(&mut firewall, overlay("10.200.0.0/16", "10.200.43.0/24"), &none);
@@ -231,5 +279,26 @@ fn other_values_leave_nothing_behind() {
         assert!(!nothing.contains("10.200.") && !nothing.to_lowercase().contains("flannel"), "{nothing}");
         let again = put(&mut firewall, overlay("10.200.0.0/16", "10.200.43.0/24"), &rule_options());
         assert_eq!(again, first);
+    }
+}
+
+/// What decides, on real hosts; the whole table is in `src/firewall/choice.rs`.
+#[test]
+fn the_choice_follows_config_and_host_and_says_why() {
+    let legacy = "iptables-legacy -A INPUT -i lo -j ACCEPT";
+    let nft = "iptables-nft -A INPUT -i lo -j ACCEPT";
+    for (host, enable_nftables, expected) in [
+        ("true", false, "nftables (no installed iptables has rules)"),
+        (legacy, false, "iptables-legacy (the host has rules in iptables-legacy)"),
+        (nft, false, "iptables-nft (the host has rules in iptables-nft)"),
+        (&*format!("{legacy}; {nft}"), false, "iptables-legacy (the host has rules in iptables-legacy)"),
+        (&*format!("{legacy}; {nft}"), true, "nftables (EnableNFTables in the network config)"),
+    ] {
+        let lab = Lab::new();
+        lab.node.sh(host);
+        let mut firewall = Firewall::new(FirewallOptions { enable_nftables, ..options(Preference::Auto) });
+        lab.node.block_on(async || {
+            assert_eq!(ensure(&mut firewall, &rules()).await.choice.to_string(), expected, "{host}");
+        });
     }
 }

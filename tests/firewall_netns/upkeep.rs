@@ -4,7 +4,7 @@ use std::fs::File;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use flanneld::firewall::{Backend, Firewall, FirewallError, Preference, Variant};
+use flanneld::firewall::{Backend, Firewall, FirewallError, Obstacle, Preference, Variant};
 
 use crate::lab::address::{HOST, OUTSIDE};
 use crate::lab::{DEADLINE, Lab, Namespace, PLAIN, flow};
@@ -48,7 +48,7 @@ fn scripts(backend: Backend) -> Vec<String> {
 
 /// Waits for a notification where there are any; the caller looks every so often where there are none.
 async fn noticed(firewall: &Firewall) {
-    if firewall.resync_every().is_none() {
+    if firewall.choice().unwrap().backend != Backend::Iptables(Variant::Legacy) {
         tokio::time::timeout(DEADLINE, firewall.changed()).await.expect("the change was not noticed");
     }
 }
@@ -153,16 +153,61 @@ fn a_policy_of_drop_that_comes_later_is_noticed() {
 }
 
 #[test]
-fn another_programs_forward_policy_is_reported() {
+fn a_policy_of_drop_in_a_legacy_table_that_comes_later_is_seen() {
     let lab = Lab::new();
-    lab.node.feed(
-        "nft -f -",
-        "table inet guard { chain gate { type filter hook forward priority 5; policy drop; }; }",
-    );
     let mut firewall = firewall_for(&lab.node, Backend::Nftables);
     lab.node.block_on(async || {
-        assert_eq!(ensure(&mut firewall, &rules()).await.overruled_by, ["inet guard gate"]);
+        ensure(&mut firewall, &rules()).await;
+        assert!(firewall.resync_every() > options(Preference::Auto).resync, "there is no table yet");
+        lab.node.sh("iptables-legacy -P FORWARD DROP");
+        ensure(&mut firewall, &rules()).await;
+        assert!(masqueraded(&lab));
+        assert_eq!(firewall.resync_every(), options(Preference::Auto).resync);
+        lab.node.sh("iptables-legacy -P FORWARD ACCEPT");
+        ensure(&mut firewall, &rules()).await;
+        assert!(!lab.node.sh("iptables-legacy-save").contains("FLANNEL"));
     });
+}
+
+#[test]
+fn what_other_programs_drop_is_reported_until_it_is_gone() {
+    let reject = "-j REJECT --reject-with icmp-host-prohibited";
+    for variant in [Variant::Legacy, Variant::Nft] {
+        for backend in [Backend::Nftables, Backend::Iptables(variant)] {
+            let lab = Lab::new();
+            lab.node.feed(
+                "nft -f -",
+                "table inet guard { chain gate { type filter hook forward priority 5; policy drop; }; }
+                 table inet firewalld { chain zones {}; chain out { type filter hook forward priority 10
+                    ct state established accept; jump zones; reject with icmpx admin-prohibited; }; }
+                 table ip fine { chain forward { type filter hook forward priority 11; ip saddr 1.2.3.4 drop; }; }",
+            );
+            lab.node.sh(&format!("{variant} -A FORWARD {reject}"));
+            let mut firewall = firewall_for(&lab.node, backend);
+            lab.node.block_on(async || {
+                let chains =
+                    ["inet guard gate", "inet firewalld out"].map(|chain| Obstacle::Chain(chain.to_owned()));
+                let ahead = Obstacle::RuleAhead(variant, reject.to_owned());
+                let expected = [&chains[..], std::slice::from_ref(&ahead)].concat();
+                assert_eq!(ensure(&mut firewall, &rules()).await.obstacles, expected, "{backend}");
+                assert_eq!(
+                    ensure(&mut firewall, &rules()).await.obstacles,
+                    expected,
+                    "and again, though nothing changed"
+                );
+                lab.node.sh("nft delete table inet guard; nft delete table inet firewalld");
+                let cure = ahead.cure(rules().overlay.network);
+                lab.node.sh(cure.split_once(": ").unwrap().1);
+                let applied = ensure(&mut firewall, &rules()).await;
+                assert_eq!(
+                    (applied.obstacles, applied.changes),
+                    (vec![], vec![]),
+                    "{backend}: the cure stays"
+                );
+                assert!(masqueraded(&lab), "{backend}");
+            });
+        }
+    }
 }
 
 #[test]
@@ -175,7 +220,6 @@ fn nftables_needs_no_program() {
         lab.node.sh(hide);
         let applied = ensure(&mut firewall, &rules()).await;
         assert_eq!(applied.choice.to_string(), "nftables (no installed iptables has rules)");
-        assert_eq!(firewall.resync_every(), None);
         assert!(masqueraded(&lab));
         assert_eq!(ensure(&mut firewall, &rules()).await.changes, Vec::<String>::new());
         assert_eq!(firewall.cleanup().await.unwrap(), ["removed table ip flannel-ipv4"]);

@@ -25,16 +25,16 @@ pub(super) struct Plan {
 }
 
 /// One chain of ours and the built-in chain that leads to it.
-struct Place {
+pub(super) struct Place {
     table: &'static str,
     hook: &'static str,
-    chain: &'static str,
+    pub(super) chain: &'static str,
     comment: &'static str,
 }
 
 const MASQUERADE: Place =
     Place { table: "nat", hook: "POSTROUTING", chain: "FLANNEL-POSTRTG", comment: "flanneld masq" };
-const FORWARD: Place =
+pub(super) const FORWARD: Place =
     Place { table: "filter", hook: "FORWARD", chain: "FLANNEL-FWD", comment: "flanneld forward" };
 
 /// `None`: everything is as wanted.

@@ -19,6 +19,22 @@ impl SavedRule {
         let option = self.words.iter().position(|word| word == "-j" || word == "-g")?;
         self.words.get(option + 1).map(String::as_str)
     }
+
+    /// It drops or rejects every packet that comes to it.
+    fn drops_everything(&self) -> bool {
+        let mut words = self.words.iter().map(String::as_str);
+        while let Some(word) = words.next() {
+            let known = match word {
+                "-m" => words.next() == Some("comment"),
+                "--comment" | "--reject-with" | "-j" => words.next().is_some(),
+                _ => false,
+            };
+            if !known {
+                return false;
+            }
+        }
+        matches!(self.target(), Some("DROP" | "REJECT"))
+    }
 }
 
 /// One table.
@@ -75,6 +91,13 @@ impl Saved {
         self.tables.values().any(|table| {
             !table.rules.is_empty() || table.chains.values().any(|policy| policy != "-" && policy != "ACCEPT")
         })
+    }
+
+    /// A rule of FORWARD that drops every packet before the jump to `chain` is reached.
+    pub(super) fn drops_before(&self, chain: &str) -> Option<String> {
+        let rules = self.tables.get("filter")?.rules_in("FORWARD");
+        let mut ahead = rules.take_while(|rule| rule.target() != Some(chain));
+        ahead.find(|rule| rule.drops_everything()).map(|rule| line(&rule.words))
     }
 
     /// The FORWARD chain can drop a packet: by its policy or by a rule in it or in a chain it leads to.
@@ -237,6 +260,32 @@ mod tests {
         }
         assert!(Saved::parse("*filter\n:FORWARD DROP [0:0]\nCOMMIT").forward_drops());
         assert!(!Saved::parse("*nat\n:FORWARD DROP [0:0]\nCOMMIT").forward_drops());
+    }
+
+    #[test]
+    fn a_rule_that_lets_nothing_through_to_our_jump_is_named() {
+        let jump = "-A FORWARD -m comment --comment \"flanneld forward\" -j FLANNEL-FWD";
+        for (rules, expected) in [
+            (format!("{jump}\n-A FORWARD -j DROP"), None),
+            (format!("-A FORWARD -j DROP\n{jump}"), Some("-j DROP")),
+            (
+                format!(
+                    "-A FORWARD -m comment --comment \"no more\" -j REJECT --reject-with icmp-host-prohibited\n{jump}"
+                ),
+                Some("-m comment --comment \"no more\" -j REJECT --reject-with icmp-host-prohibited"),
+            ),
+            (
+                format!(
+                    "-A FORWARD -i eth0 -j DROP\n-A FORWARD -m conntrack --ctstate INVALID -j DROP\n{jump}"
+                ),
+                None,
+            ),
+            (format!("-A FORWARD ! -s 10.0.0.0/8 -j REJECT\n-A FORWARD -j ACCEPT\n{jump}"), None),
+            (format!("-A FORWARD -j GATE\n-A GATE -j RETURN\n{jump}"), None),
+        ] {
+            assert_eq!(filter(&rules).drops_before("FLANNEL-FWD").as_deref(), expected, "{rules}");
+        }
+        assert_eq!(Saved::parse("").drops_before("FLANNEL-FWD"), None);
     }
 
     #[test]

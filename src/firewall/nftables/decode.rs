@@ -8,6 +8,8 @@ use netlink_packet_netfilter::nftables::{
 };
 use netlink_packet_netfilter::{NetfilterMessage, NetfilterMessageInner, NetfilterProtoFamily};
 
+/// Expressions that every packet passes, or that end its way.
+const UNCONDITIONAL: [&str; 5] = ["counter", "immediate", "log", "reject", "target"];
 /// `NF_DROP`
 const DROP: u32 = 0;
 
@@ -39,6 +41,8 @@ pub(super) struct SeenRule {
     pub(super) comment: Option<String>,
     /// It can drop or reject a packet.
     pub(super) drops: bool,
+    /// It has a condition, so that it does not concern every packet.
+    pub(super) conditional: bool,
     /// Chains it can go on in.
     pub(super) jumps: Vec<String>,
 }
@@ -145,6 +149,9 @@ fn note_expression(expression: &ListAttribute<ExpressionAttribute>, seen: &mut S
     let ListAttribute::Element(parts) = expression else { return };
     for part in parts {
         match part {
+            ExpressionAttribute::Name(name) => {
+                seen.conditional |= !UNCONDITIONAL.contains(&name.as_str());
+            }
             ExpressionAttribute::Data(Expressions::Immediate(attributes)) => {
                 attributes.iter().for_each(|attribute| note_immediate(attribute, seen));
             }
@@ -257,8 +264,9 @@ mod tests {
 
     #[test]
     fn verdicts_of_others_are_seen() {
-        assert!(dumped(REJECT).drops);
-        assert!(dumped(DROP_RULE).drops);
+        let (reject, drop) = (dumped(REJECT), dumped(DROP_RULE));
+        assert_eq!((reject.drops, reject.conditional), (true, false));
+        assert_eq!((drop.drops, drop.conditional), (true, true));
         let goto = dumped(GOTO);
         assert_eq!((goto.drops, goto.jumps), (false, vec!["GATE".to_owned()]));
     }
@@ -273,7 +281,8 @@ mod tests {
             let bytes = batch(&[add_rule("t", "c", &wanted, "a comment")], 1);
             let begin = usize::try_from(u32::from_ne_bytes(bytes[..4].try_into().unwrap())).unwrap();
             let seen = rule(&message(&bytes[begin..])).unwrap();
-            let expected = SeenRule { comment: Some("a comment".to_owned()), ..SeenRule::default() };
+            let expected =
+                SeenRule { comment: Some("a comment".to_owned()), conditional: true, ..SeenRule::default() };
             assert_eq!(seen, expected, "{wanted}");
         }
     }

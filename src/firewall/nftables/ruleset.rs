@@ -27,10 +27,11 @@ pub(in crate::firewall) struct Ruleset {
     /// Chains of the filter table of iptables-nft that a forwarded packet can come through.
     pub(super) forward_chains: BTreeSet<String>,
     pub(super) forward_drops: bool,
+    /// Forward chains of other programs that drop what they do not accept, as `FAMILY TABLE CHAIN`.
+    pub(in crate::firewall) foreign_drops: Vec<String>,
 }
 
 impl Ruleset {
-    /// The chains iptables-nft works with: in a table of its own all base chains have the built-in names.
     /// The chains of an IPv4 table.
     pub(super) fn chains_of(&self, table: &'static str) -> impl Iterator<Item = &SeenChain> {
         self.chains.iter().filter(move |chain| chain.family == Family::IPv4 && chain.table == table)
@@ -76,19 +77,14 @@ impl Ruleset {
             && !self.chains.iter().any(|chain| is_v6(chain.family, &chain.table))
     }
 
-    /// Forward chains of other programs (not of iptables) whose policy is drop: no rule of ours can overrule them.
-    pub(in crate::firewall) fn foreign_forward_drops(&self) -> Vec<String> {
-        let drops = |chain: &&SeenChain| {
+    /// Forward chains of other programs, not of iptables: what they drop no rule of ours can overrule.
+    pub(super) fn foreign_forward(&self) -> impl Iterator<Item = &SeenChain> {
+        self.chains.iter().filter(|chain| {
             let hooked = matches!(&chain.base, Some((kind, HOOK_FORWARD, _)) if kind == "filter");
             let concerns_us = matches!(chain.family, Family::IPv4 | Family::Inet);
             let reachable =
                 chain.family == Family::IPv4 && chain.table == "filter" && chain.name == "FORWARD";
-            hooked && concerns_us && !reachable && chain.table != TABLE && chain.policy_drops
-        };
-        let name = |chain: &SeenChain| {
-            let family = if chain.family == Family::Inet { "inet" } else { "ip" };
-            format!("{family} {} {}", chain.table, chain.name)
-        };
-        self.chains.iter().filter(drops).map(name).collect()
+            hooked && concerns_us && !reachable && chain.table != TABLE
+        })
     }
 }
