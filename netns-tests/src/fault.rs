@@ -109,7 +109,10 @@ impl<'a> Scene<'a> {
 
 impl Measured {
     /// Keeps it for the table, and prints it for whoever runs the test alone.
-    fn note(&self) -> Result<()> {
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn note(&self) -> Result<()> {
         println!("{}", self.columns().join(" | "));
         fs::create_dir_all(folder()).context("make the folder of measurements")?;
         let path = folder().join(format!("{}.tsv", std::process::id()));

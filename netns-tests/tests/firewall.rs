@@ -2,8 +2,12 @@
 //! rules do to packets is tested beside them, in `tests/firewall_netns.rs` of the package flanneld.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
+use std::fs::File;
+use std::time::{Duration, Instant};
+
 use anyhow::{Result, ensure};
-use netns_tests::{Flanneld, Lab, Spec};
+use netns_tests::lab::PREFIX;
+use netns_tests::{Flanneld, Lab, Node, Spec, lease};
 use nix::sys::signal::Signal;
 
 const RULES: &str = "nft list table ip flannel-ipv4";
@@ -39,4 +43,104 @@ fn rules_stand_when_ready_are_repaired_and_follow_the_option() -> Result<()> {
         ensure!(!now.contains("masquerade fully-random") && now.contains("accept"), "{now}");
         Ok(())
     })
+}
+
+/// A node whose `iptables` is in use, so that `auto` takes that variant; nothing done: nftables.
+fn node_with(firewall: &str) -> Result<Lab> {
+    let lab = Lab::start(&Spec { nodes: 2, ..Spec::default() })?;
+    if firewall != "nftables" {
+        lab.node(1)?.run(&format!("{firewall} -A INPUT -i lo -j ACCEPT"))?;
+    }
+    Ok(lab)
+}
+
+/// The number the node gave to its last process or thread. Reading it takes one itself.
+fn last_process(node: &Node) -> Result<u64> {
+    Ok(node.run("cat /proc/sys/kernel/ns_last_pid")?.trim().parse()?)
+}
+
+/// A node has process numbers of its own, given one after the other: whatever is started there shows.
+#[test]
+fn an_idle_daemon_starts_no_program_and_with_legacy_one_a_period() -> Result<()> {
+    for (firewall, reason) in [
+        ("nftables", "nftables (no installed iptables has rules)"),
+        ("iptables-nft", "iptables-nft (the host has rules in iptables-nft)"),
+        ("iptables-legacy", "iptables-legacy (the host has rules in iptables-legacy)"),
+    ] {
+        let lab = node_with(firewall)?;
+        let node = lab.node(1)?;
+        let own = last_process(node)?;
+        let own = last_process(node)? - own;
+        let options = lab.options(1).flag("ip-masq", "true").flag("iptables-resync", "1");
+        let mut daemon = Flanneld::start(node, &options)?;
+        daemon.wait_ready()?;
+        assert!(daemon.process().log().contains(reason), "{}", daemon.process().log());
+        let (before, start) = (last_process(node)?, Instant::now());
+        // The time itself is what is measured.
+        std::thread::sleep(Duration::from_millis(3_500));
+        let started = last_process(node)? - before - own;
+        let periods = start.elapsed().as_secs();
+        println!("{firewall}: {started} processes in {periods} periods");
+        if firewall == "iptables-legacy" {
+            assert!((1..=periods + 1).contains(&started), "{started} processes in {periods} periods");
+        } else {
+            assert_eq!(started, 0, "{firewall}");
+        }
+        daemon.process_mut().ensure_running()?;
+    }
+    Ok(())
+}
+
+#[test]
+fn a_lock_held_for_a_minute_delays_the_rules_and_nothing_else() -> Result<()> {
+    let lab = node_with("iptables-legacy")?;
+    let node = lab.node(1)?;
+    let lock = File::create(node.host_path("/run/xtables.lock"))?;
+    lock.lock()?;
+    // Shorter than the minute: without a renewal the lease would be gone by then.
+    let options = lab.options(1).flag("ip-masq", "true").flag("subnet-lease-ttl", "40");
+    let start = Instant::now();
+    let mut daemon = Flanneld::start(node, &options)?;
+    daemon.wait_ready()?;
+    let lease = lab.lease(1)?;
+    let mut peer = 0;
+    while start.elapsed() < Duration::from_secs(60) {
+        peer += 1;
+        let value = lease::value(&format!("10.8.1.{peer}"), &format!("02:00:00:00:01:{peer:02x}"));
+        lab.etcd().put(&format!("{PREFIX}/subnets/10.200.2{peer:02}.0-24"), &value)?;
+        lab.wait_node_converged(&daemon)?;
+        assert_eq!(lab.lease(1)?.stored.lease, lease.stored.lease, "the lease is kept");
+        assert_eq!(daemon.http("/readyz")?.0, 200);
+        std::thread::sleep(Duration::from_secs(5));
+    }
+    let log = daemon.process().log();
+    assert!(log.contains("the rules in iptables-legacy wait for the lock /run/xtables.lock"), "{log}");
+    assert!(log.contains("everything else goes on"), "{log}");
+    assert!(!node.run("iptables-legacy-save")?.contains("FLANNEL"));
+    drop(lock);
+    lab.eventually(&daemon, "the rules", || {
+        let save = node.run("iptables-legacy-save")?;
+        ensure!(save.contains("-j FLANNEL-POSTRTG") && save.contains("-j FLANNEL-FWD"), "{save}");
+        ensure!(daemon.process().log().contains("the firewall works again"), "the end is not told");
+        Ok(())
+    })
+}
+
+#[test]
+fn what_the_host_lacks_is_said_with_its_cure_and_left_as_it_is() -> Result<()> {
+    let lab = Lab::start(&Spec { nodes: 1, ..Spec::default() })?;
+    let node = lab.node(1)?;
+    let bad = [("ip_forward", "0"), ("conf.all.rp_filter", "0"), ("conf.eth0.rp_filter", "1")];
+    for (name, value) in bad {
+        node.run(&format!("sysctl -q -w net.ipv4.{name}={value}"))?;
+    }
+    let daemon = lab.flanneld(1)?;
+    let log = daemon.process().log();
+    for cure in ["sysctl -w net.ipv4.ip_forward=1", "sysctl -w net.ipv4.conf.eth0.rp_filter=2"] {
+        assert!(log.contains(cure), "{cure}: {log}");
+    }
+    for (name, value) in bad {
+        assert_eq!(node.run(&format!("sysctl -n net.ipv4.{name}"))?.trim(), value, "{name}");
+    }
+    Ok(())
 }

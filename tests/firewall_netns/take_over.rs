@@ -74,6 +74,7 @@ fn under_traffic(lab: &Lab, work: impl FnOnce() + Send) -> u16 {
 /// Each flow is one datagram with its number, from a port no other flow had. What the scheduler delays is made up for.
 fn send_flows(done: &AtomicBool, started: mpsc::Sender<()>) -> u16 {
     let (start, mut next, mut last) = (Instant::now(), 0_u16, None);
+    let mut started = Some(started);
     while last.is_none_or(|last| next < last) {
         let due = u16::try_from(start.elapsed().as_millis()).expect("a minute of flows is enough");
         for number in next..due {
@@ -81,8 +82,10 @@ fn send_flows(done: &AtomicBool, started: mpsc::Sender<()>) -> u16 {
             socket.send_to(&number.to_be_bytes(), (OUTSIDE, PLAIN)).unwrap();
         }
         next = next.max(due);
-        if next > FLOWS_BEFORE {
-            let _ = started.send(());
+        if next > FLOWS_BEFORE
+            && let Some(started) = started.take()
+        {
+            started.send(()).unwrap();
         }
         if last.is_none() && done.load(Ordering::Relaxed) {
             last = Some(next + FLOWS_AFTER);
