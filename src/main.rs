@@ -9,7 +9,7 @@ use flanneld::clock::{Clock, Now};
 use flanneld::daemon::{self, Reporter, Settings};
 use flanneld::health::Limits;
 use flanneld::kernel::{LinuxKernel, ReceiveBuffers};
-use flanneld::notify::Notifier;
+use flanneld::notify::{Notifier, watchdog_interval};
 use flanneld::options::{self, Configured, Invocation};
 use flanneld::store::Ourselves;
 use flanneld::subnet_env::{Previous, file};
@@ -75,7 +75,12 @@ async fn serve(configured: &Configured) -> anyhow::Result<()> {
     let machine_id = std::fs::read_to_string("/etc/machine-id").ok();
     let settings = Settings::new(options, machine_id.as_deref(), &previous);
     let notifier = Notifier::new(std::env::var_os("NOTIFY_SOCKET"))?;
-    let (mut reporter, mut pings, sources) = Reporter::new(notifier, || Now::Boot.now().0);
+    let (reporter, mut pings, sources) = Reporter::new(notifier, || Now::Boot.now().0);
+    let mut reporter = reporter.watched_every(watchdog_interval(
+        std::env::var_os("WATCHDOG_USEC").as_deref(),
+        std::env::var_os("WATCHDOG_PID").as_deref(),
+        std::process::id(),
+    ));
     if let Some(address) = options.health {
         let listener = health::bind(address).await?;
         info!(%address, "health and metrics are served");

@@ -38,6 +38,17 @@ impl State {
     }
 }
 
+/// How often systemd wants to hear that this process (`pid`) is alive, from `$WATCHDOG_USEC` and `$WATCHDOG_PID`
+/// (`sd_watchdog_enabled(3)`). `None`: it does not ask, or asks another process.
+#[must_use]
+pub fn watchdog_interval(usec: Option<&OsStr>, for_pid: Option<&OsStr>, pid: u32) -> Option<Duration> {
+    let number = |text: &OsStr| text.to_str()?.parse::<u64>().ok();
+    if for_pid.is_some_and(|text| number(text) != Some(u64::from(pid))) {
+        return None;
+    }
+    usec.and_then(number).filter(|usec| *usec > 0).map(Duration::from_micros)
+}
+
 /// `$NOTIFY_SOCKET` names nothing that can be talked to.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot notify systemd at NOTIFY_SOCKET={address:?}: {source}")]
@@ -126,6 +137,25 @@ mod tests {
         ] {
             notifier.tell(&states).unwrap();
             assert_eq!(received(&systemd), text);
+        }
+    }
+
+    #[test]
+    fn the_watchdog_is_fed_only_if_it_watches_this_process() {
+        let interval = |usec: Option<&str>, for_pid: Option<&str>| {
+            watchdog_interval(usec.map(OsStr::new), for_pid.map(OsStr::new), 42)
+        };
+        let asked = Some(Duration::from_secs(30));
+        assert_eq!(interval(Some("30000000"), Some("42")), asked);
+        assert_eq!(interval(Some("30000000"), None), asked);
+        for (usec, for_pid) in [
+            (None, Some("42")),
+            (Some("30000000"), Some("43")),
+            (Some("30000000"), Some("x")),
+            (Some("0"), Some("42")),
+            (Some("often"), None),
+        ] {
+            assert_eq!(interval(usec, for_pid), None, "{usec:?} {for_pid:?}");
         }
     }
 

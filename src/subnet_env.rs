@@ -63,13 +63,19 @@ impl Previous {
     pub fn parse(text: &str) -> Self {
         let mut ignored = Vec::new();
         let mut cidr_of = |key: &str| {
-            let value = text.lines().filter_map(assignment).rfind(|(name, _)| *name == key)?.1;
+            let value = value_of(text, key)?;
             cidr(value).map_err(|reason| ignored.push(format!("{key}={value:?}: {reason}"))).ok()
         };
         let network = cidr_of("FLANNEL_NETWORK");
         let subnet = cidr_of("FLANNEL_SUBNET");
         Self { network, subnet, ignored }
     }
+}
+
+/// What the file says for a key, without quotes: the last of several values.
+#[must_use]
+pub fn value_of<'a>(text: &'a str, key: &str) -> Option<&'a str> {
+    Some(text.lines().filter_map(assignment).rfind(|(name, _)| *name == key)?.1)
 }
 
 /// Name and value of a line; `None` for a comment, an empty line or one without `=`.

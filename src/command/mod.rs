@@ -3,6 +3,7 @@
 //! One row per command; each command's file reads its own options, prints on stdout and says with its exit code whether
 //! something is wrong. A first word that is no command is left to [`crate::options`], which knows what to say about it.
 
+mod docker_opts;
 mod render;
 
 use std::ffi::{OsStr, OsString};
@@ -20,7 +21,7 @@ pub struct Command {
 }
 
 /// Every command, in the order of the help.
-pub const ALL: &[Command] = &[render::COMMAND];
+pub const ALL: &[Command] = &[docker_opts::COMMAND, render::COMMAND];
 
 /// The command of this name.
 #[must_use]

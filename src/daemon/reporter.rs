@@ -10,6 +10,7 @@ use tracing::{debug, error, info, warn};
 
 use super::acquire::OwnLease;
 use super::data_plane::Report;
+use crate::clock::BootTime;
 use crate::health::{Ping, Sources};
 use crate::logging::{Recurring, Tell};
 use crate::metrics::{Metrics, RepairKind};
@@ -54,6 +55,7 @@ pub struct Reporter {
     metrics: Arc<Metrics>,
     notifier: Notifier,
     now: fn() -> Duration,
+    watchdog: Option<Watchdog>,
     said: String,
     ready_sent: bool,
     rules_tried: bool,
@@ -75,6 +77,7 @@ impl Reporter {
             metrics,
             notifier,
             now: clock,
+            watchdog: None,
             said: String::new(),
             ready_sent: false,
             rules_tried: false,
@@ -82,6 +85,13 @@ impl Reporter {
             renewal: Trouble::new("lease renewal"),
         };
         (reporter, Pings(pings), sources)
+    }
+
+    /// systemd wants a sign of life at least this often.
+    #[must_use]
+    pub fn watched_every(mut self, interval: Option<Duration>) -> Self {
+        self.watchdog = interval.map(|interval| Watchdog { pause: interval / 2, due: Duration::ZERO });
+        self
     }
 
     // --- start ---
@@ -110,6 +120,22 @@ impl Reporter {
     }
 
     // --- running ---
+
+    /// The loop turns. Says so to systemd, from nowhere else and no more often than needed; returns when the next sign of life
+    /// is due, for the loop to turn by then.
+    pub(super) fn alive(&mut self) -> Option<BootTime> {
+        let now = (self.now)();
+        let watchdog = self.watchdog.as_mut()?;
+        let due = watchdog.due <= now;
+        if due {
+            watchdog.due = now.saturating_add(watchdog.pause);
+        }
+        let next = BootTime(watchdog.due);
+        if due {
+            self.tell(&[State::Watchdog]);
+        }
+        Some(next)
+    }
 
     /// Publishes where the node stands; tells systemd READY the first time everything is in place.
     pub(super) fn running(
@@ -264,6 +290,13 @@ impl Reporter {
             debug!(%error, "systemd was not told");
         }
     }
+}
+
+/// What systemd's watchdog waits for: one datagram in half of its interval, as `sd_watchdog_enabled(3)` advises.
+#[derive(Debug)]
+struct Watchdog {
+    pause: Duration,
+    due: Duration,
 }
 
 /// A trouble that is logged when it starts or changes, rarely while it lasts, and when it ends.

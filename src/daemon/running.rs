@@ -141,12 +141,13 @@ impl<S: LeaseStore, K: Kernel> Running<S, K> {
         let mut stop = std::pin::pin!(stop);
         loop {
             self.report();
+            let next = self.timers.next().into_iter().chain(self.reporter.alive()).min();
             tokio::select! {
                 () = &mut stop => break,
                 Some(update) = self.watch.updates.recv() => self.on_update(update),
                 changes = self.data_plane.kernel.changed() => self.on_changes(Vec::as_slice(&changes)),
                 outcome = join(&mut self.task) => self.on_outcome(outcome)?,
-                () = self.clock.sleep_until(self.timers.next()) => self.on_timer(),
+                () = self.clock.sleep_until(next) => self.on_timer(),
                 looked = self.rules.looked() => self.on_rules(&looked),
                 () = pings.answer() => {}
             }
