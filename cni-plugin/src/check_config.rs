@@ -142,7 +142,12 @@ fn list_warnings(list: &Object, plugins: &[Object]) -> Vec<String> {
     let mut found = Vec::new();
     let mut warn = |applies: bool, text: &str| found.extend(applies.then(|| text.to_owned()));
     warn(!list.contains_key("plugins"), "a single plugin's configuration: CNI 1.0.0 and newer want a list");
-    warn(!list.contains_key("cniVersion"), "no cniVersion: it means 0.1.0, and kubelets reject the file");
+    let (one, several) = (list.contains_key("cniVersion"), list.contains_key("cniVersions"));
+    warn(!one && !several, "no cniVersion: it means 0.1.0, and kubelets reject the file");
+    warn(
+        !one && several,
+        "cniVersions without cniVersion: runtimes that are older than CNI 1.1.0 read it as 0.1.0",
+    );
     warn(
         !plugins.first().is_some_and(is_flannel),
         "flannel is not the first plugin of its list: it ignores what the ones before it did",
@@ -165,9 +170,9 @@ fn is_flannel(plugin: &Object) -> bool {
 /// What a runtime sends for this entry, decoded as ADD would.
 fn decode(list: &Object, entry: &Object) -> Result<(NetConf, Template), Error> {
     let mut sent = entry.clone();
-    for key in ["name", "cniVersion"] {
-        if let Some(value) = list.get(key) {
-            sent.insert(key.to_owned(), value.clone());
+    for (key, value) in [("name", list.get("name").cloned()), ("cniVersion", chosen_version(list)?)] {
+        if let Some(value) = value {
+            sent.insert(key.to_owned(), value);
         }
     }
     let document = Document::parse(Value::Object(sent).to_string().as_bytes())?;
@@ -175,6 +180,24 @@ fn decode(list: &Object, entry: &Object) -> Result<(NetConf, Template), Error> {
     let conf = document.into_netconf(version)?;
     let template = Template::new(&conf)?;
     Ok((conf, template))
+}
+
+/// The version a runtime of CNI 1.1.0 sends: the highest that the list names and the plugin speaks. When it speaks none of
+/// them, one of them, so that the error names it.
+fn chosen_version(list: &Object) -> Result<Option<Value>, Error> {
+    let named = match list.get("cniVersions") {
+        None | Some(Value::Null) => &[][..],
+        Some(Value::Array(versions)) => versions,
+        Some(other) => {
+            return Err(Error::Config(format!("cniVersions: {} instead of a list", kind(other))));
+        }
+    };
+    let all = || list.get("cniVersion").into_iter().chain(named);
+    if let Some(other) = named.iter().find(|version| !version.is_string()) {
+        return Err(Error::Config(format!("cniVersions: {} instead of a string", kind(other))));
+    }
+    let highest = all().filter_map(|version| CniVersion::find(version.as_str()?)).max();
+    Ok(highest.map(|version| version.as_str().into()).or_else(|| all().next().cloned()))
 }
 
 #[cfg(test)]
@@ -219,6 +242,15 @@ mod tests {
                 judged(&json!({"name": "n", "cniVersion": "7", "plugins": [{"type": "flannel"}]})),
                 "incompatible",
             ),
+            (judged(&json!({"name": "n", "cniVersions": ["7"], "plugins": [{"type": "flannel"}]})), "\"7\""),
+            (
+                judged(&json!({"name": "n", "cniVersions": {}, "plugins": [{"type": "flannel"}]})),
+                "instead of a list",
+            ),
+            (
+                judged(&json!({"name": "n", "cniVersions": [1], "plugins": [{"type": "flannel"}]})),
+                "instead of a string",
+            ),
             (one(&json!({"type": "flannel", "delegate": {"ipam": {}}})), "delegate.ipam"),
             (one(&json!({"type": "flannel", "dataDir": "x"})), "dataDir"),
         ] {
@@ -233,6 +265,10 @@ mod tests {
         for (report, expected) in [
             (judged(&json!({"name": "n", "type": "flannel", "cniVersion": "0.3.1"})), "want a list"),
             (judged(&json!({"name": "n", "plugins": [{"type": "flannel"}]})), "no cniVersion"),
+            (
+                judged(&json!({"name": "n", "cniVersions": ["0.3.1"], "plugins": [{"type": "flannel"}]})),
+                "cniVersions without cniVersion",
+            ),
             (
                 judged(&json!({"name": "n", "cniVersion": "1.0.0", "plugins": [{"type": "flannel"}]})),
                 "disableCheck",
@@ -253,6 +289,25 @@ mod tests {
         ] {
             assert!(report.usable(), "{}", report.findings());
             assert!(report.findings().contains(expected), "{expected}: {}", report.findings());
+        }
+    }
+
+    #[test]
+    fn of_several_versions_the_highest_known_one_is_shown() {
+        let version = |list: Value| {
+            let mut list = list;
+            list["name"] = json!("n");
+            list["plugins"] = json!([{"type": "flannel"}]);
+            serde_json::from_str::<Value>(&judged(&list).shown()).map(|shown| shown["cniVersion"].clone())
+        };
+        for (list, expected) in [
+            (json!({"cniVersion": "0.3.1", "cniVersions": ["1.0.0", "0.4.0", "9.9.9"]}), "1.0.0"),
+            (json!({"cniVersion": "1.1.0", "cniVersions": ["0.3.1"]}), "1.1.0"),
+            (json!({"cniVersion": "9.9.9", "cniVersions": ["0.3.1"]}), "0.3.1"),
+            (json!({"cniVersions": ["0.3.1"]}), "0.3.1"),
+            (json!({"cniVersion": "0.3.1", "cniVersions": null}), "0.3.1"),
+        ] {
+            assert_eq!(version(list.clone()).unwrap(), expected, "{list}");
         }
     }
 

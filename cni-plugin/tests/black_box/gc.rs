@@ -39,6 +39,7 @@ fn attachments_outside_the_list_are_undone_and_gc_is_forwarded_with_the_list() {
         attach(&bench, id, ifname);
     }
     let list = valid(&[("a", "eth0"), ("b", "eth0")]);
+    bench.behave(json!({"*": {"stdout": "chatter"}}));
     gc(&bench, json!({LIST: list, OLD_LIST: list})).silent();
     assert_eq!(deleted(&bench), ["b:net1", "c:eth0"]);
     assert_eq!(bench.state_names(), ["a", "b"]);
