@@ -3,6 +3,7 @@
 //! The functions here only turn values into text and back; [`file`] touches the disk.
 
 pub mod file;
+pub mod watch;
 
 use ipnetwork::Ipv4Network;
 

@@ -636,7 +636,7 @@ fn what_does_not_concern_us_is_not_reported() {
         run("ip route add 10.128.9.0/24 dev wg0 table 100");
         run("ip neigh add 10.8.0.9 lladdr 02:00:00:00:00:09 dev wg0 nud permanent");
         run("bridge fdb add 02:00:00:00:00:09 dev wg0 self permanent");
-        run("ip addr add 10.99.0.1/24 dev far0");
+        run("ip addr add 10.128.77.1/24 dev far0");
         run("ip link add br0 type bridge");
         assert_eq!(node.kernel.queued(), []);
     });
@@ -715,6 +715,43 @@ fn the_underlay_is_followed_through_a_restart_of_the_vpn() {
         assert_eq!(node.kernel.changed().await, [Change::Underlay]);
         run("ip addr add 10.8.0.111/24 dev wg0");
         assert_eq!(node.kernel.changed().await, [Change::Underlay]);
+    });
+}
+
+#[test]
+fn what_the_choice_of_the_underlay_depends_on_is_noticed() {
+    in_namespace(async |mut node| {
+        node.bring_up();
+        node.kernel.watch(&node.scope).unwrap();
+        node.kernel.queued();
+        for command in [
+            "ip addr add 10.99.0.1/24 dev far0",
+            "ip addr del 10.99.0.1/24 dev far0",
+            "ip route add default dev wg0 metric 77",
+            "ip route del default dev wg0 metric 77",
+            "ip link add br0 type bridge",
+            "ip link del br0",
+        ] {
+            run(command);
+            let expected: &[Change] =
+                if command == "ip link add br0 type bridge" { &[] } else { &[Change::Underlay] };
+            assert_eq!(node.kernel.queued(), expected, "{command}");
+        }
+    });
+}
+
+#[test]
+fn the_process_behind_a_change_is_known_where_the_kernel_tells() {
+    in_namespace(async |mut node| {
+        node.bring_up();
+        node.kernel.watch(&node.scope).unwrap();
+        node.apply(&put_peer(1));
+        node.kernel.queued();
+        assert_eq!(node.kernel.author(), None, "our own changes are nobody else's");
+        let mut command = Command::new("ip").args(["route", "del", "10.128.2.0/24"]).spawn().unwrap();
+        assert!(command.wait().unwrap().success());
+        node.kernel.queued();
+        assert_eq!(node.kernel.author(), Some(command.id()));
     });
 }
 

@@ -82,6 +82,18 @@ impl Switch {
         Ok(())
     }
 
+    /// Gives `node` a further interface on the bridge, up and without an address.
+    ///
+    /// # Errors
+    /// When a command fails.
+    pub fn connect_second(&self, node: &Node, device: &str, mtu: u32) -> Result<()> {
+        let (port, peer) = (format!("q-{}", node.name()), node.namespaces().init());
+        let add = format!("ip link add {port} mtu {mtu} type veth peer name {device} mtu {mtu} netns {peer}");
+        self.node.run_in(&Entry::NetworkOnly, &add)?;
+        self.node.run(&format!("ip link set {port} master br0 up"))?;
+        node.run(&format!("ip link set {device} up")).map(drop)
+    }
+
     /// Lets no packet of `node` through, without the node noticing: its interface keeps its carrier.
     ///
     /// # Errors

@@ -2,19 +2,20 @@
 //!
 //! Every wait here ends by itself or repeats with a message; what only the operator can cure ends the start.
 
-use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use tracing::{error, info, warn};
 
 use super::acquire::{AcquireError, Acquired, Claim, acquire, random_bytes};
-use super::{Fatal, Reporter, Settings};
+use super::underlay::Look;
+use super::{Fatal, Reporter, Settings, underlay};
 use crate::clock::Now;
 use crate::kernel::{Kernel, Scope};
 use crate::model::device;
-use crate::model::ext_iface::{self, ExternalInterface};
+use crate::model::ext_iface::candidates;
 use crate::model::host::Host;
 use crate::model::state::{Observed, Vtep};
+use crate::model::underlay::{Choice, Underlay};
 use crate::model::{IfName, MacAddr, NetworkConfig};
 use crate::status::Phase;
 use crate::store::{LeaseStore, Snapshot, StoreError};
@@ -25,8 +26,10 @@ const RETRY: Duration = Duration::from_secs(1);
 /// What the start found out and got.
 #[derive(Debug)]
 pub(super) struct Started {
-    /// The interface below the tunnel.
-    pub(super) external: ExternalInterface,
+    /// How the underlay is chosen.
+    pub(super) choice: Choice,
+    /// What was chosen.
+    pub(super) underlay: Underlay,
     /// The device to make.
     pub(super) vtep: Vtep,
     /// What the claim was made from; a later claim starts from it.
@@ -47,13 +50,14 @@ pub(super) async fn start<S: LeaseStore, K: Kernel>(
     now: Now,
 ) -> Result<Started, Fatal> {
     let (config, snapshot) = wait_for_config(store, reporter).await?;
-    let host = kernel.host()?;
-    let external = choose_interface(settings, kernel, &host)?;
-    let public_ip = settings.public_ip.unwrap_or(external.address);
-    let mut vtep = wanted_vtep(&config, &external)?;
+    let choice = Choice::new(&settings.selectors, settings.public_ip, &config);
+    let (underlay, host) = choose_underlay(&choice, kernel)?;
+    let public_ip = underlay.public_ip;
+    let mut vtep = wanted_vtep(&config, &underlay);
     vtep.tx_checksum = wanted_tx_checksum(settings, &config, &host);
-    reporter.chosen(&external, vtep.mtu);
-    let scope = Scope { vtep: vtep.name.clone(), parent: external.name.clone(), network: config.network };
+    reporter.underlay(&underlay);
+    reporter.acquiring();
+    let scope = Scope { vtep: vtep.name.clone(), parent: vtep.parent.clone(), network: config.network };
     kernel.watch(&scope)?;
     let observed = kernel.observe(&scope)?;
     let claim = Claim {
@@ -70,7 +74,7 @@ pub(super) async fn start<S: LeaseStore, K: Kernel>(
     vtep.mac = acquired.lease.mac().unwrap_or(vtep.mac);
     info!(subnet = %lease.subnet, public_ip = %public_ip, mac = %vtep.mac,
         ttl_s = lease.ttl.map(|ttl| ttl.as_secs()), reservation = lease.ttl.is_none(), "subnet leased");
-    Ok(Started { external, vtep, claim, acquired })
+    Ok(Started { choice, underlay, vtep, claim, acquired })
 }
 
 /// The MAC of a device that can stay: its MAC is what the peers know.
@@ -114,41 +118,30 @@ async fn wait_for_config<S: LeaseStore>(
     }
 }
 
-fn choose_interface<K: Kernel>(
-    settings: &Settings,
-    kernel: &mut K,
-    host: &Host,
-) -> Result<ExternalInterface, Fatal> {
-    let lookup = |ip| kernel.route_to(ip).map_err(|error| error.to_string());
-    let chosen = ext_iface::choose(&settings.selectors, host, lookup)
-        .map_err(|none| Fatal::Interface(none.to_string()))?;
-    info!(interface = %chosen.name, address = %chosen.address, mtu = %chosen.mtu, because = %chosen.reason,
-        public_ip = %settings.public_ip.unwrap_or(chosen.address),
-        candidates = %ext_iface::candidates(host), "external interface chosen");
-    Ok(chosen)
+/// Chooses the underlay; without one there is nothing to start with.
+fn choose_underlay<K: Kernel>(choice: &Choice, kernel: &mut K) -> Result<(Underlay, Host), Fatal> {
+    let Look { chosen, host } = underlay::look(choice, kernel)?;
+    let underlay = chosen.map_err(|none| Fatal::Interface(none.to_string()))?;
+    let external = &underlay.external;
+    info!(interface = %external.name, address = %external.address, mtu = %external.mtu, because = %external.reason,
+        public_ip = %underlay.public_ip, candidates = %candidates(&host), "external interface chosen");
+    Ok((underlay, host))
 }
 
 /// The device with a MAC drawn for the case that none is known.
-fn wanted_vtep(config: &NetworkConfig, external: &ExternalInterface) -> Result<Vtep, Fatal> {
-    let outer = config.vxlan.mtu.unwrap_or(external.mtu);
-    let mtu = outer.inside_vxlan().map_err(|error| {
-        Fatal::Interface(format!(
-            "{} has MTU {outer}, which leaves too little for VXLAN: {error}",
-            external.name
-        ))
-    })?;
-    Ok(Vtep {
+fn wanted_vtep(config: &NetworkConfig, underlay: &Underlay) -> Vtep {
+    Vtep {
         name: IfName::of_vtep(config.vxlan.vni),
         mac: MacAddr::local_from_random(random_bytes()),
         vni: config.vxlan.vni,
-        parent: external.name.clone(),
-        local: external.address,
+        parent: underlay.external.name.clone(),
+        local: underlay.external.address,
         port: config.vxlan.port,
-        mtu,
+        mtu: underlay.mtu,
         learning: config.vxlan.learning,
         gbp: config.vxlan.gbp,
         tx_checksum: None,
-    })
+    }
 }
 
 /// The node's own option counts more than the network config.
@@ -188,16 +181,4 @@ impl From<AcquireError> for Fatal {
     fn from(error: AcquireError) -> Self {
         Self::Lease(error.to_string())
     }
-}
-
-/// The subnets and addresses that must never be routed into the overlay.
-#[must_use]
-pub(super) fn underlay_addresses(
-    settings: &Settings,
-    external: &ExternalInterface,
-    public_ip: Ipv4Addr,
-) -> Vec<Ipv4Addr> {
-    let mut addresses = settings.store_addresses.clone();
-    addresses.extend([external.address, public_ip]);
-    addresses
 }

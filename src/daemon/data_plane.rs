@@ -10,10 +10,13 @@ use std::time::Duration;
 use ipnetwork::Ipv4Network;
 use tracing::{debug, info, warn};
 
+use super::contest::{Begun, Contest};
 use crate::kernel::{Change, Kernel, KernelError, Scope};
 use crate::metrics::OperationKind;
+use crate::model::Mtu;
 use crate::model::device::{self, DeviceStep};
 use crate::model::diff::{Plan, diff};
+use crate::model::ext_iface::ExternalInterface;
 use crate::model::lease_set::{LeaseSet, Touched};
 use crate::model::overlay::{Overlay, keys_of};
 use crate::model::state::{Entries, EntryKey, Observed, Operation, Route, Vtep};
@@ -44,6 +47,10 @@ pub(super) struct DataPlane<K> {
     settled: bool,
     failed: BTreeMap<EntryKey, String>,
     conflicts: BTreeMap<Ipv4Network, Route>,
+    /// Changes that were read while we worked and concern more than entries: still to be looked into.
+    unseen: Vec<Change>,
+    /// What somebody else keeps undoing.
+    contest: Contest,
 }
 
 /// What the data plane is made of.
@@ -68,6 +75,8 @@ pub(super) struct Report {
     pub(super) done: BTreeMap<OperationKind, u64>,
     /// Operations that failed.
     pub(super) failed: BTreeMap<OperationKind, u64>,
+    /// What somebody else keeps undoing from now on.
+    pub(super) begun: Begun,
 }
 
 impl Report {
@@ -100,7 +109,14 @@ impl<K: Kernel> DataPlane<K> {
             settled: false,
             failed: BTreeMap::new(),
             conflicts: BTreeMap::new(),
+            unseen: Vec::new(),
+            contest: Contest::default(),
         }
+    }
+
+    /// Waits for changes by others. Cancel-safe.
+    pub(super) async fn changed(&mut self) -> Vec<Change> {
+        if self.unseen.is_empty() { self.kernel.changed().await } else { std::mem::take(&mut self.unseen) }
     }
 
     /// The device as it should be.
@@ -122,6 +138,13 @@ impl<K: Kernel> DataPlane<K> {
         Overlay { leases: &self.leases, direct: &self.direct, blackhole: self.blackhole }
     }
 
+    /// Puts the device on another interface, or gives it another MTU; takes effect with the next `resync`.
+    pub(super) fn set_underlay(&mut self, external: &ExternalInterface, mtu: Mtu) {
+        self.vtep.parent.clone_from(&external.name);
+        self.vtep.local = external.address;
+        self.vtep.mtu = mtu;
+    }
+
     /// How many peers have an entry that could not be programmed.
     pub(super) fn failed_peers(&self) -> usize {
         let is_peer = |subnet: &Ipv4Network| self.leases.peer(*subnet).is_some();
@@ -141,22 +164,36 @@ impl<K: Kernel> DataPlane<K> {
         !self.failed.is_empty() || !self.conflicts.is_empty()
     }
 
-    /// Reads the kernel, corrects the device, then every entry.
+    /// When something that is fought over may be corrected.
+    pub(super) fn due(&self) -> Option<Duration> {
+        self.contest.due()
+    }
+
+    /// Reads the kernel, corrects the device, then every entry. With a time `undone`, what is wrong with the device was done by
+    /// somebody else just now, and may be a fight.
     ///
     /// # Errors
     /// When the kernel cannot be read or the device cannot be made right. Failing entries are no error: they are counted,
     /// and tried again by `retry`.
-    pub(super) fn resync(&mut self) -> Result<Report, KernelError> {
-        let scope = self.scope();
+    pub(super) fn resync(&mut self, undone: Option<Duration>) -> Result<Report, KernelError> {
+        let (scope, mut begun) = (self.scope(), Begun::new());
         let mut observed = self.kernel.observe(&scope)?;
         if self.settled {
             self.heed_tx_checksum(&observed);
         }
         self.settled = false;
-        let steps = device::steps(&self.vtep, self.address, self.network, observed.vtep.as_ref());
+        let mut steps = device::steps(&self.vtep, self.address, self.network, observed.vtep.as_ref());
+        if let Some(now) = undone {
+            match self.contest.admit_steps(steps, now, &mut begun) {
+                Some(admitted) => steps = admitted,
+                None => return Ok(Report { begun, ..Report::default() }),
+            }
+        }
         if !steps.is_empty() {
             self.correct_device(&scope, &steps, &observed)?;
-            self.kernel.queued();
+            // What concerns our device and entries is read again anyway.
+            let echo = self.kernel.queued();
+            self.unseen.extend(echo.into_iter().filter(|change| *change == Change::Underlay));
             observed = self.kernel.observe(&scope)?;
         }
         self.vtep.tx_checksum = device::settled_tx_checksum(&self.vtep, observed.vtep.as_ref());
@@ -170,7 +207,8 @@ impl<K: Kernel> DataPlane<K> {
         if self.keep_unknown {
             plan.operations.retain(|operation| !operation.removes());
         }
-        let mut report = self.carry_out(plan);
+        let mut report = self.carry_out(plan, undone);
+        report.begun.append(&mut begun);
         if !steps.is_empty() {
             report.done.insert(OperationKind::Device, u64::try_from(steps.len()).unwrap_or(u64::MAX));
         }
@@ -207,31 +245,51 @@ impl<K: Kernel> DataPlane<K> {
     }
 
     /// Programs what a change of leases concerns.
-    pub(super) fn on_leases(&mut self, touched: &Touched) -> Report {
+    pub(super) fn on_leases(&mut self, touched: &Touched, now: Duration) -> Report {
         self.find_direct(touched.subnets.clone());
-        self.make_right(&keys_of(touched))
+        self.make_right(&keys_of(touched), now, false)
     }
 
-    /// Takes over what was changed in the kernel and repairs what is not as it should be.
+    /// Takes over what was changed in the kernel and repairs what is not as it should be. The underlay is the caller's business.
     ///
     /// # Errors
     /// When the device had to be looked at again and could not be made right.
-    pub(super) fn on_changes(&mut self, changes: &[Change]) -> Result<Report, KernelError> {
-        if changes.iter().any(|change| change.key().is_none()) {
-            return self.resync();
+    pub(super) fn on_changes(&mut self, changes: &[Change], now: Duration) -> Result<Report, KernelError> {
+        if changes.contains(&Change::Lost) {
+            let mut begun = Begun::new();
+            if !self.contest.admit_overrun(now, &mut begun) {
+                return Ok(Report { begun, ..Report::default() });
+            }
+            return self.resync(Some(now));
+        }
+        if changes.contains(&Change::Device) {
+            return self.resync(Some(now));
         }
         let keys = self.take_over(changes);
-        Ok(self.make_right(&keys))
+        Ok(self.make_right(&keys, now, true))
+    }
+
+    /// Corrects what had to wait because somebody keeps undoing it.
+    ///
+    /// # Errors
+    /// As [`DataPlane::resync`].
+    pub(super) fn correct_what_is_fought_over(&mut self, now: Duration) -> Result<Report, KernelError> {
+        let postponed = self.contest.take();
+        if postponed.device {
+            return self.resync(Some(now));
+        }
+        Ok(self.make_right(&postponed.entries, now, true))
     }
 
     /// Tries what failed once more.
-    pub(super) fn retry(&mut self) -> Report {
+    pub(super) fn retry(&mut self, now: Duration) -> Report {
         let mut keys: BTreeSet<EntryKey> = std::mem::take(&mut self.failed).into_keys().collect();
         keys.extend(std::mem::take(&mut self.conflicts).into_keys().map(EntryKey::Routes));
-        self.make_right(&keys)
+        self.make_right(&keys, now, false)
     }
 
-    fn make_right(&mut self, keys: &BTreeSet<EntryKey>) -> Report {
+    /// `undone`: somebody else changed these just now.
+    fn make_right(&mut self, keys: &BTreeSet<EntryKey>, now: Duration, undone: bool) -> Report {
         for key in keys {
             self.failed.remove(key);
             if let EntryKey::Routes(subnet) = key {
@@ -239,17 +297,23 @@ impl<K: Kernel> DataPlane<K> {
             }
         }
         let desired = self.desired().entries_of(keys);
-        self.carry_out(diff(&desired, &self.mirror.restricted_to(keys)))
+        let (mut plan, mut begun) = (diff(&desired, &self.mirror.restricted_to(keys)), Begun::new());
+        if undone {
+            self.contest.admit_operations(&mut plan, now, &mut begun);
+        }
+        let mut report = self.carry_out(plan, Some(now));
+        report.begun.append(&mut begun);
+        report
     }
 
-    /// Applies a plan, then whatever somebody else changed in the meantime.
-    fn carry_out(&mut self, mut plan: Plan) -> Report {
+    /// Applies a plan, then whatever somebody else changed in the meantime (at `now`, if that may be a fight).
+    fn carry_out(&mut self, mut plan: Plan, now: Option<Duration>) -> Report {
         let mut report = Report::default();
         for _ in 0..ROUNDS {
             let changes = self.apply(&plan, &mut report);
-            if changes.iter().any(|change| change.key().is_none()) {
-                // Seen again by `changed()`: a device change needs the caller's error handling.
-                self.failed.extend(plan.operations.iter().map(|operation| (operation.key(), String::new())));
+            // A change of the device needs the caller's error handling.
+            self.unseen.extend(changes.iter().filter(|change| change.key().is_none()).cloned());
+            if self.unseen.iter().any(|change| matches!(change, Change::Device | Change::Lost)) {
                 break;
             }
             let keys = self.take_over(&changes);
@@ -264,6 +328,9 @@ impl<K: Kernel> DataPlane<K> {
                 break;
             }
             plan = Plan { operations: failing, ..Plan::default() };
+            if let Some(now) = now {
+                self.contest.admit_operations(&mut plan, now, &mut report.begun);
+            }
         }
         report
     }
@@ -370,8 +437,11 @@ pub(super) fn log_report(cause: &'static str, report: &Report, took: Duration) {
 mod tests {
     use super::*;
     use crate::kernel::fake::FakeKernel;
-    use crate::model::lease_set::{Own, RawLease};
+    use crate::model::fights::BURST;
+    use crate::model::lease_set::{Own, RawLease, Source};
     use crate::model::{IfName, MacAddr, Mtu, Vni};
+
+    const NOW: Duration = Duration::from_secs(100);
 
     fn wanted() -> Wanted {
         let vtep = Vtep {
@@ -418,12 +488,12 @@ mod tests {
         let (name, value) = lease(slot, station);
         let touched =
             plane.leases.put(&RawLease { name: &name, value: value.as_bytes(), created: 1, modified: 1 });
-        plane.on_leases(&touched)
+        plane.on_leases(&touched, NOW)
     }
 
     fn started(wanted: Wanted, kernel: FakeKernel) -> DataPlane<FakeKernel> {
         let mut plane = DataPlane::new(kernel, LeaseSet::new(own()), wanted);
-        plane.resync().unwrap();
+        plane.resync(None).unwrap();
         plane
     }
 
@@ -438,7 +508,7 @@ mod tests {
         let state = first.kernel.state.clone();
         let mut second =
             DataPlane::new(FakeKernel { state, ..FakeKernel::default() }, first.leases, wanted());
-        assert_eq!(second.resync().unwrap(), Report::default());
+        assert_eq!(second.resync(None).unwrap(), Report::default());
         assert_eq!((second.kernel.operations.len(), second.kernel.steps.len()), (0, 0));
     }
 
@@ -452,7 +522,7 @@ mod tests {
         put(&mut plane, 3, 3);
         assert_eq!(plane.kernel.operations.len(), 6, "an unchanged lease writes nothing");
         let touched = plane.leases.delete("10.200.3.0-24");
-        plane.on_leases(&touched);
+        plane.on_leases(&touched, NOW);
         assert_eq!((plane.kernel.operations.len(), plane.kernel.state.entries == desired(&plane)), (9, true));
     }
 
@@ -475,15 +545,15 @@ mod tests {
         kernel.state.entries.routes.insert(unknown);
         let mut plane = DataPlane::new(kernel, LeaseSet::new(own()), wanted());
         plane.keep_unknown = true;
-        plane.resync().unwrap();
+        plane.resync(None).unwrap();
         put(&mut plane, 2, 2);
         assert!(plane.kernel.state.entries.routes.contains(&unknown));
         // A peer that was known may go.
         let touched = plane.leases.delete("10.200.2.0-24");
-        plane.on_leases(&touched);
+        plane.on_leases(&touched, NOW);
         assert_eq!(plane.kernel.state.entries.routes.len(), 1);
         plane.keep_unknown = false;
-        plane.resync().unwrap();
+        plane.resync(None).unwrap();
         assert_eq!(plane.kernel.state.entries, Entries::default());
     }
 
@@ -506,10 +576,45 @@ mod tests {
         for interference in interferences {
             plane.kernel.interfere(&interference);
             let changes = plane.kernel.queued();
-            let report = plane.on_changes(&changes).unwrap();
+            let report = plane.on_changes(&changes, NOW).unwrap();
             assert_eq!(report.done.values().sum::<u64>(), 1, "{interference:?}");
             assert_eq!(plane.kernel.state.entries, desired(&plane), "{interference:?}");
         }
+    }
+
+    #[tokio::test]
+    async fn a_change_of_the_device_that_is_read_while_entries_are_put_is_not_forgotten() {
+        let mut plane = started(wanted(), FakeKernel::default());
+        plane.kernel.state = Observed::default();
+        plane.kernel.queue.extend([Change::Device, Change::Underlay]);
+        put(&mut plane, 2, 2);
+        let changes = plane.changed().await;
+        assert_eq!(changes, [Change::Device, Change::Underlay]);
+        plane.on_changes(&changes, NOW).unwrap();
+        assert!(plane.kernel.state.vtep.is_some());
+        assert_eq!(plane.kernel.state.entries, desired(&plane));
+    }
+
+    #[test]
+    fn a_new_underlay_makes_the_device_anew_and_a_new_mtu_does_not() {
+        let mut plane = started(wanted(), FakeKernel::default());
+        put(&mut plane, 2, 2);
+        let mut external = ExternalInterface {
+            name: "wg0".parse().unwrap(),
+            address: Ipv4Addr::new(10, 8, 0, 1),
+            mtu: Mtu::try_from(1400).unwrap(),
+            reason: crate::model::ext_iface::Selector::DefaultRoute,
+        };
+        plane.kernel.steps.clear();
+        plane.set_underlay(&external, Mtu::try_from(1350).unwrap());
+        plane.resync(None).unwrap();
+        assert_eq!(plane.kernel.steps, [DeviceStep::SetMtu(Mtu::try_from(1350).unwrap())]);
+        external.address = Ipv4Addr::new(10, 8, 0, 7);
+        plane.set_underlay(&external, Mtu::try_from(1350).unwrap());
+        plane.resync(None).unwrap();
+        let device = plane.kernel.state.vtep.clone().unwrap();
+        assert_eq!((device.vxlan.unwrap().local, device.mac), (Some(external.address), wanted().vtep.mac));
+        assert_eq!(plane.kernel.state.entries, desired(&plane));
     }
 
     #[test]
@@ -522,7 +627,7 @@ mod tests {
         assert_eq!((plane.failed_peers(), plane.has_failures()), (1, true));
         assert_eq!(plane.kernel.state.entries.routes.len(), 1);
         plane.kernel.refused.clear();
-        plane.retry();
+        plane.retry(NOW);
         assert_eq!((plane.failed_peers(), plane.kernel.state.entries == desired(&plane)), (0, true));
     }
 
@@ -532,7 +637,7 @@ mod tests {
         put(&mut plane, 2, 2);
         let before = plane.kernel.state.clone();
         plane.kernel.state = Observed::default();
-        plane.on_changes(&[Change::Device]).unwrap();
+        plane.on_changes(&[Change::Device], NOW).unwrap();
         assert_eq!(plane.kernel.state, before);
     }
 
@@ -549,10 +654,10 @@ mod tests {
             assert_eq!(tx_checksum(&plane), Some(at_start));
             for by_somebody in [!at_start, at_start, !at_start] {
                 plane.kernel.state.vtep.as_mut().unwrap().tx_checksum = Some(by_somebody);
-                plane.on_changes(&[Change::Device]).unwrap();
+                plane.on_changes(&[Change::Device], NOW).unwrap();
                 assert_eq!(tx_checksum(&plane), Some(by_somebody), "{order:?}");
                 plane.kernel.state = Observed::default();
-                plane.on_changes(&[Change::Device]).unwrap();
+                plane.on_changes(&[Change::Device], NOW).unwrap();
                 assert_eq!(tx_checksum(&plane), Some(by_somebody), "{order:?}");
             }
         }
@@ -566,15 +671,44 @@ mod tests {
         let mut plane = started(wanted(), kernel);
         assert_eq!((tx_checksum(&plane), plane.kernel.steps.len()), (Some(false), 3));
         plane.kernel.state = Observed::default();
-        plane.on_changes(&[Change::Device]).unwrap();
+        plane.on_changes(&[Change::Device], NOW).unwrap();
         assert_eq!(tx_checksum(&plane), Some(false));
+    }
+
+    #[test]
+    fn a_fight_over_the_device_or_an_entry_is_given_pauses_and_others_are_not_delayed() {
+        let mut plane = started(wanted(), FakeKernel::default());
+        put(&mut plane, 2, 2);
+        let route = |slot| Route::overlay(format!("10.200.{slot}.0/24").parse().unwrap());
+        let undo = |plane: &mut DataPlane<FakeKernel>, slot| {
+            plane.kernel.interfere(&Operation::DeleteRoute(route(slot)));
+            plane.kernel.state.vtep.as_mut().unwrap().mtu = 1300;
+            let changes = plane.kernel.queued();
+            let entries = plane.on_changes(&changes, NOW).unwrap();
+            (entries, plane.on_changes(&[Change::Device], NOW).unwrap())
+        };
+        for _ in 0..BURST {
+            let (entries, device) = undo(&mut plane, 2);
+            assert_eq!((entries.begun.len(), device.begun.len(), plane.due()), (0, 0, None));
+        }
+        let (entries, device) = undo(&mut plane, 2);
+        assert_eq!(entries.begun, [("route", "10.200.2.0/24".to_owned())].into());
+        assert_eq!(device.begun, [("MTU", "the device's MTU".to_owned())].into());
+        assert_eq!(plane.kernel.state.vtep.as_ref().unwrap().mtu, 1300);
+        put(&mut plane, 3, 3);
+        assert!(plane.kernel.state.entries.routes.contains(&route(3)));
+        let due = plane.due().unwrap();
+        let report = plane.correct_what_is_fought_over(due).unwrap();
+        assert!(report.begun.is_empty(), "told once: {report:?}");
+        assert_eq!(plane.kernel.state.vtep.as_ref().unwrap().mtu, 1370);
+        assert_eq!((plane.kernel.state.entries == desired(&plane), plane.due()), (true, None));
     }
 
     #[test]
     fn a_device_that_cannot_be_made_is_an_error_and_nothing_else_is_touched() {
         let kernel = FakeKernel { device_refused: true, ..FakeKernel::default() };
         let mut plane = DataPlane::new(kernel, LeaseSet::new(own()), wanted());
-        assert!(plane.resync().is_err());
+        assert!(plane.resync(None).is_err());
         assert_eq!(plane.kernel.operations, []);
     }
 
@@ -588,7 +722,7 @@ mod tests {
         let expected = [Route::overlay(subnets[1]), Route::direct(subnets[0], Ipv4Addr::new(10, 8, 0, 2))];
         assert_eq!(plane.kernel.state.entries.routes, expected.into());
         plane.kernel.on_link.clear();
-        plane.resync().unwrap();
+        plane.resync(None).unwrap();
         assert_eq!(plane.kernel.state.entries.routes, subnets.map(Route::overlay).into());
         assert_eq!(plane.kernel.state.entries.fdb.len(), 2);
     }
@@ -601,14 +735,14 @@ mod tests {
         assert_eq!(routes(&plane), [first]);
         plane.kernel.interfere(&Operation::DeleteRoute(first));
         let changes = plane.kernel.queued();
-        assert_eq!(plane.on_changes(&changes).unwrap().done.values().sum::<u64>(), 1);
+        assert_eq!(plane.on_changes(&changes, NOW).unwrap().done.values().sum::<u64>(), 1);
         assert_eq!(routes(&plane), [first]);
         let other = Own { subnet: "10.200.7.0/24".parse().unwrap(), ..own() };
-        plane.leases.set_own(other.clone(), &[]);
-        plane.resync().unwrap();
+        plane.leases.set_own(other.clone(), &[], Source { cluster: 1, revision: 1 }, NOW);
+        plane.resync(None).unwrap();
         assert_eq!(routes(&plane), [Route::blackhole(other.subnet)]);
         plane.blackhole = false;
-        plane.resync().unwrap();
+        plane.resync(None).unwrap();
         assert_eq!(routes(&plane), []);
     }
 }

@@ -10,11 +10,15 @@
 mod acquire;
 mod bootstrap;
 mod choose_store;
+mod contest;
+mod culprit;
 mod data_plane;
+mod pods;
 mod reporter;
 mod rules;
 mod running;
 mod subnet_file;
+mod underlay;
 
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
@@ -37,7 +41,7 @@ use crate::options::Options;
 use crate::store::LeaseStore;
 use crate::subnet_env::Previous;
 use data_plane::{DataPlane, Wanted};
-use running::Running;
+use running::{Below, Running};
 
 /// What the daemon needs to know, put together from options and host.
 #[derive(Debug, Clone)]
@@ -60,6 +64,8 @@ pub struct Settings {
     pub renew_margin: Duration,
     /// Drop what is sent to our own subnet while no pod bridge has it.
     pub blackhole: bool,
+    /// How long peers are kept that a replaced store does not list.
+    pub peer_grace: Duration,
     /// Which firewall rules are wanted.
     pub rules: RuleOptions,
     /// Which firewall holds them.
@@ -91,6 +97,7 @@ impl Settings {
             ip_masq: options.firewall.ip_masq,
             lease_ttl: options.lease.ttl,
             renew_margin: options.lease.renew_margin,
+            peer_grace: options.lease.peer_grace,
             blackhole: options.blackhole,
             rules: RuleOptions {
                 ip_masq: firewall.ip_masq,
@@ -144,13 +151,16 @@ pub async fn run<S: LeaseStore, K: Kernel>(
     };
     let lease = &started.acquired.lease.held;
     let network = started.claim.config.network;
+    let external = started.underlay.external.name.clone();
+    let chosen = (started.choice, started.underlay);
+    let below = Below::new(&mut kernel, chosen, &settings.store_addresses);
     let own = Own {
         network,
         subnet: lease.subnet,
         public_ip: started.claim.public_ip,
         mac: started.vtep.mac,
         vni: started.vtep.vni,
-        underlay: bootstrap::underlay_addresses(&settings, &started.external, started.claim.public_ip),
+        underlay: below.needed.clone(),
     };
     let wanted = Wanted {
         address: lease.subnet.network(),
@@ -159,9 +169,9 @@ pub async fn run<S: LeaseStore, K: Kernel>(
         direct_routing: started.claim.config.vxlan.direct_routing,
         blackhole: settings.blackhole,
     };
-    rules::check_host(&started.external.name, &wanted.vtep.name);
-    let data_plane = DataPlane::new(kernel, LeaseSet::new(own), wanted);
-    let running =
-        Running::new((store, clock, reporter), &settings, (started.claim, started.acquired), data_plane);
+    rules::check_host(&external, &wanted.vtep.name);
+    let data_plane = DataPlane::new(kernel, LeaseSet::new(own).with_grace(settings.peer_grace), wanted);
+    let lease = (started.claim, started.acquired);
+    let running = Running::new((store, clock, reporter), &settings, below, lease, data_plane);
     running.run(stop, pings).await
 }

@@ -2,6 +2,8 @@
 //!
 //! It decides nothing for the daemon; what an operator reads is made by pure functions in `status` and `metrics`.
 
+use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,14 +11,17 @@ use tokio::sync::{mpsc, watch};
 use tracing::{debug, error, info, warn};
 
 use super::acquire::OwnLease;
+use super::contest::Begun;
+use super::culprit::Evidence;
 use super::data_plane::Report;
 use crate::clock::BootTime;
 use crate::health::{Ping, Sources};
 use crate::logging::{Recurring, Tell};
 use crate::metrics::{Metrics, RepairKind};
-use crate::model::Mtu;
-use crate::model::ext_iface::ExternalInterface;
-use crate::model::lease_set::LeaseSet;
+use crate::model::IfName;
+use crate::model::fights::{Fights, Verdict};
+use crate::model::lease_set::{LeaseSet, Skipped};
+use crate::model::underlay::Underlay;
 use crate::notify::{Notifier, State};
 use crate::status::{self, Link, Peers, Phase, Status, status_line};
 use crate::store::StoreError;
@@ -60,7 +65,12 @@ pub struct Reporter {
     ready_sent: bool,
     rules_tried: bool,
     device: Trouble,
+    no_underlay: Trouble,
     renewal: Trouble,
+    naming: Fights<()>,
+    /// Skipped keys that were not named.
+    unnamed: u64,
+    fights_told: BTreeMap<&'static str, Duration>,
 }
 
 impl Reporter {
@@ -82,7 +92,11 @@ impl Reporter {
             ready_sent: false,
             rules_tried: false,
             device: Trouble::new("flannel device"),
+            no_underlay: Trouble::new("choosing the external interface"),
             renewal: Trouble::new("lease renewal"),
+            naming: Fights::default(),
+            unnamed: 0,
+            fights_told: BTreeMap::new(),
         };
         (reporter, Pings(pings), sources)
     }
@@ -108,14 +122,20 @@ impl Reporter {
         self.publish();
     }
 
-    /// The interface was chosen.
-    pub(super) fn chosen(&mut self, external: &ExternalInterface, mtu: Mtu) {
+    /// This is the underlay now.
+    pub(super) fn underlay(&mut self, underlay: &Underlay) {
+        let external = &underlay.external;
         self.status.external = Some(status::External {
             name: external.name.clone(),
             address: external.address,
             mtu: external.mtu.get(),
         });
-        self.status.mtu = Some(mtu);
+        self.status.mtu = Some(underlay.mtu);
+        self.no_underlay.ends((self.now)());
+    }
+
+    /// A lease is being taken.
+    pub(super) fn acquiring(&mut self) {
         self.status.phase = Phase::AcquiringLease;
     }
 
@@ -200,6 +220,48 @@ impl Reporter {
         self.metrics.convergence.observe(took);
     }
 
+    /// No interface can carry the tunnel: everything stays as it is until one can.
+    pub(super) fn underlay_missing(&mut self, reason: &dyn std::fmt::Display) {
+        self.no_underlay.goes_on(&reason.to_string(), (self.now)());
+    }
+
+    /// Keys that are skipped from now on: ten are named at once, then one in ten seconds; the others are counted.
+    pub(super) fn skipped(&mut self, skipped: &[Skipped]) {
+        for key in skipped {
+            if self.naming.ask((), (self.now)()) == Verdict::Correct {
+                let more = std::mem::take(&mut self.unnamed);
+                warn!(
+                    key = shortened(&key.name),
+                    reason = key.skip.reason(),
+                    public_ip = key.public_ip.map(tracing::field::display),
+                    node = key.node.map(tracing::field::display),
+                    not_named_before = more,
+                    "lease is skipped: {}",
+                    key.skip.in_words()
+                );
+            } else {
+                self.unnamed += 1;
+            }
+        }
+    }
+
+    /// Somebody keeps undoing our work: what, and who it may be.
+    pub(super) fn fights(&mut self, begun: &Begun, device: &IfName, author: Option<u32>) {
+        if begun.is_empty() {
+            return;
+        }
+        let likely = Evidence::look(Path::new("/"), device, author).in_words(device);
+        for (kind, what) in begun {
+            let now = (self.now)();
+            let told = self.fights_told.get(kind).is_some_and(|told| now.saturating_sub(*told) < REMIND);
+            if !told {
+                self.fights_told.insert(kind, now);
+                warn!(%device, kind, %what, %likely,
+                    "somebody keeps changing what belongs to us: from now on it is corrected every ten seconds");
+            }
+        }
+    }
+
     /// The device is right.
     pub(super) fn device_works(&mut self) {
         self.device.ends((self.now)());
@@ -219,6 +281,11 @@ impl Reporter {
     pub(super) fn renewed(&mut self) {
         debug!("lease confirmed");
         self.renewal.ends((self.now)());
+    }
+
+    /// Whether the lease could not be renewed the last time.
+    pub(super) fn renewal_is_failing(&self) -> bool {
+        self.renewal.lasts
     }
 
     /// The firewall was looked at.
@@ -297,6 +364,15 @@ impl Reporter {
 struct Watchdog {
     pause: Duration,
     due: Duration,
+}
+
+/// A key as it may stand in the log: somebody else chose its length.
+fn shortened(name: &str) -> String {
+    const LONGEST: usize = 64;
+    match name.char_indices().nth(LONGEST) {
+        Some((end, _)) => format!("{}… ({} bytes)", name.get(..end).unwrap_or_default(), name.len()),
+        None => name.to_owned(),
+    }
 }
 
 /// A trouble that is logged when it starts or changes, rarely while it lasts, and when it ends.

@@ -142,6 +142,10 @@ impl Kernel for FakeKernel {
         std::mem::take(&mut self.queue)
     }
 
+    fn author(&self) -> Option<u32> {
+        None
+    }
+
     fn changed(&mut self) -> impl Future<Output = Vec<Change>> {
         std::future::poll_fn(|_| {
             if self.queue.is_empty() {

@@ -111,7 +111,8 @@ impl Kernel for LinuxKernel {
 
     fn watch(&mut self, scope: &Scope) -> Result<(), KernelError> {
         if self.watch.is_none() {
-            self.watch = Some(Watch::open(self.buffers.notifications, scope).map_err(socket_failed)?);
+            let watch = Watch::open(self.buffers.notifications, scope, self.requests.port());
+            self.watch = Some(watch.map_err(socket_failed)?);
         }
         self.follow(scope).map_err(|refusal| refusal.doing("ip link show".to_owned()))
     }
@@ -136,6 +137,10 @@ impl Kernel for LinuxKernel {
         let changes = self.watch.as_mut().map(Watch::queued).unwrap_or_default();
         self.heed(&changes);
         changes
+    }
+
+    fn author(&self) -> Option<u32> {
+        self.watch.as_ref()?.author()
     }
 
     async fn changed(&mut self) -> Vec<Change> {

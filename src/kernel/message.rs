@@ -26,6 +26,8 @@ pub(super) struct Message<'a> {
     pub(super) kind: u16,
     pub(super) flags: u16,
     pub(super) sequence: u32,
+    /// The socket whose request this answers or tells about; 0: the kernel does not say.
+    pub(super) port: u32,
     pub(super) payload: &'a [u8],
 }
 
@@ -47,6 +49,7 @@ pub(super) fn messages(mut datagram: &[u8]) -> impl Iterator<Item = Result<Messa
             kind: buffer.message_type(),
             flags: buffer.flags(),
             sequence: buffer.sequence_number(),
+            port: buffer.port_number(),
             payload,
         });
         Some(message.ok_or(Malformed))

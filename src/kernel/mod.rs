@@ -50,7 +50,8 @@ pub enum Change {
     RouteRemoved(Route),
     /// Our device itself changed: link state, MAC, MTU, address, existence. Observe again.
     Device,
-    /// The external interface, its address or MTU, changed. Observe the host again.
+    /// The external interface changed, or what its choice depends on: an IPv4 address of any link but ours, a default route. Also
+    /// that any link went away, which may have been in our device's way. Look at the host again.
     Underlay,
     /// Notifications were lost (`ENOBUFS`). Observe everything again.
     Lost,
@@ -132,6 +133,9 @@ pub trait Kernel {
 
     /// Changes that are already queued, without waiting. After `apply` this holds the echo of our own operations.
     fn queued(&mut self) -> Vec<Change>;
+
+    /// Who sent the last change that was not ours, as a process id, where the kernel says so.
+    fn author(&self) -> Option<u32>;
 
     /// Waits for changes, then returns all that are queued. Cancel-safe.
     fn changed(&mut self) -> impl Future<Output = Vec<Change>>;

@@ -137,11 +137,6 @@ pub(super) struct Address {
     pub(super) host: HostAddress,
 }
 
-/// The index of the link that an address message is about.
-pub(super) fn address_index(payload: &[u8]) -> Option<u32> {
-    AddressHeader::parse(payload).ok().map(|header| header.index)
-}
-
 pub(super) fn address(payload: &[u8]) -> Option<Address> {
     let header = AddressHeader::parse(payload).ok()?;
     let mut flags = u32::from(header.flags.bits());
@@ -386,7 +381,7 @@ mod tests {
 
         #[test]
         fn any_bytes_are_survived(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
-            let _ = (link_identity(&bytes), link(&bytes), address_index(&bytes));
+            let _ = (link_identity(&bytes), link(&bytes));
             let _ = (address(&bytes), station(&bytes), route(&bytes));
         }
 

@@ -67,6 +67,7 @@ pub(super) fn open(receive_buffer: usize) -> io::Result<Socket> {
 #[derive(Debug)]
 pub(super) struct Requests {
     socket: Socket,
+    port: u32,
     sequence: u32,
     outbox: Vec<u8>,
     inbox: Vec<u8>,
@@ -94,7 +95,14 @@ impl Requests {
         if let Err(error) = socket.set_netlink_get_strict_chk(true) {
             trace!(%error, "no strict checking of dump requests");
         }
-        Ok(Self { socket, sequence: 0, outbox: Vec::new(), inbox: Vec::new() })
+        let mut address = SocketAddr::new(0, 0);
+        socket.get_address(&mut address)?;
+        Ok(Self { socket, port: address.port_number(), sequence: 0, outbox: Vec::new(), inbox: Vec::new() })
+    }
+
+    /// The number that changes of ours carry in notifications.
+    pub(super) fn port(&self) -> u32 {
+        self.port
     }
 
     /// One request that is answered with an acknowledgement only.

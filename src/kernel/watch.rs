@@ -46,11 +46,15 @@ struct View {
     scope: Scope,
     vtep: Option<u32>,
     parent: Option<u32>,
+    /// The socket from which our own changes come.
+    own_port: u32,
+    /// The socket of somebody else from which the last change of ours came.
+    author: Option<u32>,
 }
 
 impl Watch {
     /// Subscribes; must be called inside a tokio runtime.
-    pub(super) fn open(receive_buffer: usize, scope: &Scope) -> io::Result<Self> {
+    pub(super) fn open(receive_buffer: usize, scope: &Scope, own_port: u32) -> io::Result<Self> {
         let socket = socket::open(receive_buffer)?;
         for group in GROUPS {
             socket.add_membership(group as u32)?;
@@ -59,13 +63,19 @@ impl Watch {
         // SAFETY: the socket owns its descriptor and gives always the same one; it is moved into the `AsyncFd`, which
         // closes it only after taking it out of the reactor, and it is never taken out or replaced.
         let socket = unsafe { AsyncFd::register_with_interest(socket, Interest::READABLE) }?;
-        let view = View { scope: scope.clone(), vtep: None, parent: None };
+        let view = View { scope: scope.clone(), vtep: None, parent: None, own_port, author: None };
         Ok(Self { socket, inbox: Vec::new(), view, batch: Batch::default() })
     }
 
     /// From now on these names have these indexes.
     pub(super) fn follow(&mut self, scope: &Scope, vtep: Option<u32>, parent: Option<u32>) {
-        self.view = View { scope: scope.clone(), vtep, parent };
+        self.view.scope.clone_from(scope);
+        (self.view.vtep, self.view.parent) = (vtep, parent);
+    }
+
+    /// The process that sent the last change that was not ours: a program's first netlink socket has the number of the process.
+    pub(super) fn author(&self) -> Option<u32> {
+        self.view.author
     }
 
     /// Waits until there may be something to read.
@@ -129,14 +139,17 @@ impl View {
     fn notice(&mut self, message: &Message<'_>, batch: &mut Batch) {
         match message.kind {
             libc::RTM_NEWLINK | libc::RTM_DELLINK => self.link(message, batch),
-            libc::RTM_NEWADDR | libc::RTM_DELADDR => {
-                let index = parse::address_index(message.payload);
-                batch.device |= index.is_some() && index == self.vtep;
-                batch.underlay |= index.is_some() && index == self.parent;
-            }
+            libc::RTM_NEWADDR | libc::RTM_DELADDR => self.address(message, batch),
             libc::RTM_NEWNEIGH | libc::RTM_DELNEIGH => self.station(message, batch),
             libc::RTM_NEWROUTE | libc::RTM_DELROUTE => self.route(message, batch),
             _ => {}
+        }
+    }
+
+    /// Keeps who is behind a change, where the kernel says so.
+    fn sign(&mut self, message: &Message<'_>) {
+        if message.port != 0 && message.port != self.own_port {
+            self.author = Some(message.port);
         }
     }
 
@@ -145,15 +158,31 @@ impl View {
         let Some((index, name)) = parse::link_identity(message.payload) else { return };
         let there = message.kind == libc::RTM_NEWLINK;
         let name = name.as_ref().filter(|_| there);
-        batch.device |= follow(&mut self.vtep, &self.scope.vtep, index, name);
-        batch.underlay |= follow(&mut self.parent, &self.scope.parent, index, name);
+        if follow(&mut self.vtep, &self.scope.vtep, index, name) {
+            batch.device = true;
+            self.sign(message);
+        }
+        let parent = follow(&mut self.parent, &self.scope.parent, index, name);
+        batch.underlay |= parent || (!there && Some(index) != self.vtep);
     }
 
-    fn station(&self, message: &Message<'_>, batch: &mut Batch) {
+    /// Addresses out of the overlay come and go with pods and are nobody's underlay.
+    fn address(&mut self, message: &Message<'_>, batch: &mut Batch) {
+        let Some(address) = parse::address(message.payload) else { return };
+        if Some(address.index) == self.vtep {
+            batch.device = true;
+            self.sign(message);
+        } else {
+            batch.underlay |= !self.scope.network.contains(address.network.ip());
+        }
+    }
+
+    fn station(&mut self, message: &Message<'_>, batch: &mut Batch) {
         let Some(station) = parse::station(message.payload) else { return };
         if Some(station.index) != self.vtep {
             return;
         }
+        self.sign(message);
         let there = message.kind == libc::RTM_NEWNEIGH;
         batch.push(match station.entry {
             Entry::Neighbor(ip, mac) => Change::Neighbor(ip, mac.filter(|_| there)),
@@ -161,12 +190,14 @@ impl View {
         });
     }
 
-    fn route(&self, message: &Message<'_>, batch: &mut Batch) {
+    fn route(&mut self, message: &Message<'_>, batch: &mut Batch) {
         let Some(entry) = parse::route(message.payload) else { return };
         let route = entry.route(self.vtep);
+        batch.underlay |= entry.main_table && route.dst.prefix() == 0;
         if !entry.main_table || !observe::inside(self.scope.network, &route) {
             return;
         }
+        self.sign(message);
         batch.push(if message.kind == libc::RTM_NEWROUTE {
             Change::RouteAdded { route, replaced: message.flags & NLM_F_REPLACE != 0 }
         } else {

@@ -69,15 +69,13 @@ pub fn decide(claimant: &Claimant<'_>, leases: Vec<Listed>) -> Decision {
     let moved = leases.iter().find(|lease| moved_with_us(claimant, lease));
     let preferred = |lease: &&&Listed| Some(lease.subnet) == claimant.previous;
     let usable = ours.iter().filter(|lease| claimant.config.allows(lease.subnet));
-    let usable = usable.clone().find(preferred).or_else(|| usable.clone().next());
-    if let Some(lease) = usable {
-        return Decision::Adopt((*lease).clone());
+    // The subnet we have comes before one that happens to be published with our new address.
+    if let Some(lease) = usable.clone().find(preferred).copied().or(moved).or(usable.clone().next().copied())
+    {
+        return Decision::Adopt(lease.clone());
     }
     if let Some(lease) = ours.first() {
         return Decision::Release((*lease).clone());
-    }
-    if let Some(lease) = moved {
-        return Decision::Adopt(lease.clone());
     }
     create(claimant, leases)
 }
@@ -202,6 +200,8 @@ mod tests {
         let mac = Some(MacAddr::new([2, 0, 0, 0, 0, 7]));
         let previous = Some("10.200.2.0/24");
         assert_eq!(decide_for(previous, mac, vec![former.clone()]), Decision::Adopt(former.clone()));
+        let stale = lease("10.200.3.0/24", US, None);
+        assert_eq!(decide_for(previous, mac, vec![stale, former.clone()]), Decision::Adopt(former.clone()));
         let elsewhere = Decision::Create(subnets(&["10.200.1.0/24", "10.200.3.0/24"]));
         assert_eq!(decide_for(previous, None, vec![former.clone()]), elsewhere, "no device");
         assert_eq!(decide_for(None, mac, vec![former]), elsewhere, "no file");

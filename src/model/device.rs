@@ -30,6 +30,22 @@ pub enum DeviceStep {
     SetUp,
 }
 
+impl DeviceStep {
+    /// The part of the device it puts right, in a word or two.
+    #[must_use]
+    pub fn part(&self) -> &'static str {
+        match self {
+            Self::Delete | Self::Create(_) => "existence",
+            Self::SetMac(_) => "MAC",
+            Self::SetMtu(_) => "MTU",
+            Self::SetLearning(_) => "learning",
+            Self::SetTxChecksum(_) => "checksum offload",
+            Self::AddAddress(_) | Self::DeleteAddress(_) => "address",
+            Self::SetUp => "link state",
+        }
+    }
+}
+
 /// Why a device that is there cannot be used as it is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Incompatible {

@@ -3,14 +3,19 @@
 //! The store is not trusted. A lease that cannot be used is skipped and counted; it never removes another one.
 //! Among leases that overlap the one created first stays. Among leases with the same VTEP MAC and different public
 //! IPs the one written last counts: a node whose address changed publishes its MAC again.
+//!
+//! A list is authoritative, unless the store itself looks replaced: then peers that it does not list are kept for a while, as
+//! an empty store says nothing about who forwards packets.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::Ipv4Addr;
+use std::time::Duration;
 
 use ipnetwork::Ipv4Network;
 
 use super::lease::parse_key;
-use super::{LeaseAttrs, MacAddr, Vni};
+use super::{LeaseAttrs, MacAddr, NodeId, Vni, VxlanData};
 
 /// A peer that can be programmed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -124,11 +129,37 @@ pub struct RawLease<'a> {
     pub modified: u64,
 }
 
+/// Which store a list came from, and its revision then.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Source {
+    /// The cluster's id.
+    pub cluster: u64,
+    /// How far it had counted.
+    pub revision: u64,
+}
+
+/// A key that is not used, and who wrote it as far as that can be read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Skipped {
+    /// Last part of the key.
+    pub name: String,
+    /// Why.
+    pub skip: Skip,
+    /// The public IP in the value.
+    pub public_ip: Option<Ipv4Addr>,
+    /// The machine in the value.
+    pub node: Option<NodeId>,
+}
+
 /// A lease whose key could be read.
 #[derive(Debug, Clone)]
 struct Known {
     created: u64,
     modified: u64,
+    public_ip: Option<Ipv4Addr>,
+    node: Option<NodeId>,
+    /// No lease of the present store: a peer of a former one, kept until then.
+    kept: Option<Duration>,
     /// Judged by itself, without the other leases.
     alone: Result<Peer, Skip>,
     /// Judged among all leases; `None` until then.
@@ -143,7 +174,24 @@ pub struct Touched {
     /// MACs whose FDB entries may have to change.
     pub macs: BTreeSet<MacAddr>,
     /// Keys that are skipped now and were not, or for another reason.
-    pub skipped: Vec<(String, Skip)>,
+    pub skipped: Vec<Skipped>,
+    /// The list came from a store that looks replaced: why.
+    pub replaced: Option<&'static str>,
+}
+
+impl Touched {
+    /// Both together.
+    pub fn append(&mut self, other: Self) {
+        self.subnets.extend(other.subnets);
+        self.macs.extend(other.macs);
+        self.skipped.extend(other.skipped);
+        self.replaced = self.replaced.or(other.replaced);
+    }
+
+    fn remove(&mut self, subnet: Ipv4Network, known: &Known) {
+        self.subnets.insert(subnet);
+        self.macs.extend(known.verdict.and_then(Result::ok).map(|peer| peer.mac));
+    }
 }
 
 /// Every lease of the store and its verdict. Updates cost time in the number of leases concerned, not of all.
@@ -154,9 +202,14 @@ pub struct LeaseSet {
     by_mac: BTreeSet<(MacAddr, Ipv4Network)>,
     /// How many leases have each prefix length: only these can cover another.
     lengths: [u32; 33],
-    bad_keys: BTreeSet<String>,
+    /// Fingerprints, as a name may be as long as the store allows.
+    bad_keys: BTreeSet<u64>,
     skipped: BTreeMap<Skip, u64>,
     usable: usize,
+    grace: Duration,
+    source: Option<Source>,
+    /// Peers of a former store, and until when they are kept.
+    kept: BTreeSet<(Duration, Ipv4Network)>,
 }
 
 impl LeaseSet {
@@ -171,7 +224,22 @@ impl LeaseSet {
             bad_keys: BTreeSet::new(),
             skipped: BTreeMap::new(),
             usable: 0,
+            grace: Duration::ZERO,
+            source: None,
+            kept: BTreeSet::new(),
         }
+    }
+
+    /// The same, keeping peers for `grace` after the store was replaced.
+    #[must_use]
+    pub fn with_grace(self, grace: Duration) -> Self {
+        Self { grace, ..self }
+    }
+
+    /// How long peers are kept after the store was replaced.
+    #[must_use]
+    pub fn grace(&self) -> Duration {
+        self.grace
     }
 
     /// The usable peers in order of subnet.
@@ -217,26 +285,72 @@ impl LeaseSet {
     }
 
     /// Judges everything again from another point of view (new subnet, new MAC …).
-    pub fn set_own(&mut self, own: Own, leases: &[RawLease<'_>]) -> Touched {
+    pub fn set_own(&mut self, own: Own, leases: &[RawLease<'_>], source: Source, now: Duration) -> Touched {
         self.own = own;
-        self.replace(leases)
+        self.list(leases, source, now)
     }
 
-    /// Takes `leases` for the whole content of the store.
-    pub fn replace(&mut self, leases: &[RawLease<'_>]) -> Touched {
-        let before = std::mem::replace(self, Self::new(self.own.clone()));
-        for lease in leases {
-            self.insert(lease, None);
+    /// Takes `leases` for the whole content of the store, or, if it looks replaced, for what it knows so far.
+    pub fn list(&mut self, leases: &[RawLease<'_>], source: Source, now: Duration) -> Touched {
+        let replaced = self.looks_replaced(leases, source);
+        let until = now.saturating_add(self.grace);
+        let kept: Vec<(Ipv4Network, Peer, Duration)> = self
+            .leases
+            .iter()
+            .filter_map(|(subnet, known)| {
+                let until = known.kept.or(replaced.map(|_| until)).filter(|until| *until > now)?;
+                Some((*subnet, known.verdict?.ok()?, until))
+            })
+            .collect();
+        let touched = self.replace_and_keep(leases, kept);
+        self.source = Some(source);
+        Touched { replaced, ..touched }
+    }
+
+    fn looks_replaced(&self, leases: &[RawLease<'_>], source: Source) -> Option<&'static str> {
+        let former = self.source?;
+        if former.cluster != source.cluster {
+            Some("another cluster id")
+        } else if source.revision < former.revision {
+            Some("its revision is below one seen before")
+        } else if leases.is_empty() && self.has_real_peers() {
+            Some("it is empty")
+        } else {
+            None
         }
+    }
+
+    /// Some peer stands in the present store.
+    fn has_real_peers(&self) -> bool {
+        self.leases.values().any(|known| known.kept.is_none() && matches!(known.verdict, Some(Ok(_))))
+    }
+
+    /// Takes `leases` for the whole content of the store, without any doubt.
+    pub fn replace(&mut self, leases: &[RawLease<'_>]) -> Touched {
+        self.replace_and_keep(leases, Vec::new())
+    }
+
+    fn replace_and_keep(
+        &mut self,
+        leases: &[RawLease<'_>],
+        kept: Vec<(Ipv4Network, Peer, Duration)>,
+    ) -> Touched {
+        let empty = Self { source: self.source, ..Self::new(self.own.clone()).with_grace(self.grace) };
+        let before = std::mem::replace(self, empty);
         let mut touched = Touched::default();
+        for lease in leases {
+            if self.insert(lease, None) && !before.knows_bad_key(lease.name) {
+                touched.skipped.push(bad_key(lease.name));
+            }
+        }
+        for (subnet, peer, until) in kept {
+            self.keep(subnet, peer, until);
+        }
         let subnets: Vec<Ipv4Network> = self.leases.keys().copied().collect();
         for subnet in subnets {
             self.judge(subnet, &mut touched);
         }
-        for name in self.bad_keys.difference(&before.bad_keys) {
-            touched.skipped.push((name.clone(), Skip::BadKey));
-        }
-        touched.skipped.retain(|(name, skip)| before.skip_of(name) != Some(*skip));
+        touched.skipped.retain(|skipped| before.skip_of(&skipped.name) != Some(skipped.skip));
         for (subnet, peer) in before.peers() {
             touched.subnets.insert(subnet);
             touched.macs.insert(peer.mac);
@@ -244,12 +358,73 @@ impl LeaseSet {
         touched
     }
 
+    /// Keeps a peer that the present store does not list, unless its subnet was leased anew or it cannot be a peer any more.
+    /// Its revisions are those of another store: here every real lease is older and was written later.
+    fn keep(&mut self, subnet: Ipv4Network, peer: Peer, until: Duration) {
+        let vxlan = VxlanData { vni: self.own.vni.get(), mac: peer.mac };
+        let attrs = LeaseAttrs::vxlan(peer.public_ip, vxlan, None);
+        let alone = judge_alone(&self.own, subnet, &attrs);
+        if alone.is_err() || self.leases.contains_key(&subnet) || self.is_leased(subnet) {
+            return;
+        }
+        let known = Known {
+            created: u64::MAX,
+            modified: 0,
+            public_ip: Some(peer.public_ip),
+            node: None,
+            kept: Some(until),
+            alone,
+            verdict: None,
+        };
+        self.insert_known(subnet, known);
+    }
+
+    /// Whether a usable lease of the present store shares addresses with `subnet`.
+    fn is_leased(&self, subnet: Ipv4Network) -> bool {
+        let real = |known: &Known| known.kept.is_none() && known.alone.is_ok();
+        self.overlapping(subnet).any(|other| self.leases.get(&other).is_some_and(real))
+    }
+
+    /// How many peers of a former store are kept.
+    #[must_use]
+    pub fn kept(&self) -> usize {
+        self.kept.len()
+    }
+
+    /// When the grace period of some kept peer is over.
+    #[must_use]
+    pub fn due(&self) -> Option<Duration> {
+        self.kept.first().map(|(until, _)| *until)
+    }
+
+    /// Drops kept peers whose grace period is over.
+    pub fn end_grace(&mut self, now: Duration) -> Touched {
+        let over = self.kept.iter().take_while(|(until, _)| *until <= now);
+        let over: Vec<Ipv4Network> = over.map(|(_, subnet)| *subnet).collect();
+        self.drop_all(&over)
+    }
+
+    fn drop_all(&mut self, subnets: &[Ipv4Network]) -> Touched {
+        let mut touched = Touched::default();
+        for subnet in subnets {
+            let concerned = self.concerned(*subnet);
+            if let Some(known) = self.remove(*subnet) {
+                touched.remove(*subnet, &known);
+            }
+            self.judge_all(&concerned, &mut touched);
+        }
+        touched
+    }
+
     /// Takes over one key that was created or written.
     pub fn put(&mut self, lease: &RawLease<'_>) -> Touched {
         let mut touched = Touched::default();
+        if let Some(source) = &mut self.source {
+            source.revision = source.revision.max(lease.modified);
+        }
         let Ok(subnet) = parse_key(lease.name) else {
             if self.insert_bad_key(lease.name) {
-                touched.skipped.push((lease.name.to_owned(), Skip::BadKey));
+                touched.skipped.push(bad_key(lease.name));
             }
             return touched;
         };
@@ -258,33 +433,47 @@ impl LeaseSet {
         touched.subnets.insert(subnet);
         touched.macs.extend(before.and_then(Result::ok).map(|peer| peer.mac));
         self.insert(lease, before);
+        touched.append(self.give_way(subnet));
         concerned.append(&mut self.concerned(subnet));
         self.judge_all(&concerned, &mut touched);
         touched
+    }
+
+    /// Kept peers whose addresses were leased anew go for good.
+    fn give_way(&mut self, subnet: Ipv4Network) -> Touched {
+        if self.leases.get(&subnet).is_none_or(|known| known.alone.is_err()) {
+            return Touched::default();
+        }
+        let is_kept = |other: &Ipv4Network| self.leases.get(other).is_some_and(|known| known.kept.is_some());
+        let kept: Vec<Ipv4Network> = self.overlapping(subnet).filter(is_kept).collect();
+        self.drop_all(&kept)
     }
 
     /// Takes over that one key is gone.
     pub fn delete(&mut self, name: &str) -> Touched {
         let mut touched = Touched::default();
         let Ok(subnet) = parse_key(name) else {
-            if self.bad_keys.remove(name) {
+            if self.bad_keys.remove(&fingerprint(name)) {
                 self.count(Some(Err(Skip::BadKey)), -1);
             }
             return touched;
         };
         let concerned = self.concerned(subnet);
         if let Some(known) = self.remove(subnet) {
-            touched.subnets.insert(subnet);
-            touched.macs.extend(known.verdict.and_then(Result::ok).map(|peer| peer.mac));
+            touched.remove(subnet, &known);
         }
         self.judge_all(&concerned, &mut touched);
         touched
     }
 
+    fn knows_bad_key(&self, name: &str) -> bool {
+        self.bad_keys.contains(&fingerprint(name))
+    }
+
     fn skip_of(&self, name: &str) -> Option<Skip> {
         match parse_key(name) {
             Ok(subnet) => self.leases.get(&subnet)?.verdict?.err(),
-            Err(_) => self.bad_keys.contains(name).then_some(Skip::BadKey),
+            Err(_) => self.knows_bad_key(name).then_some(Skip::BadKey),
         }
     }
 
@@ -300,28 +489,41 @@ impl LeaseSet {
     }
 
     fn insert_bad_key(&mut self, name: &str) -> bool {
-        let new = self.bad_keys.insert(name.to_owned());
+        let new = self.bad_keys.insert(fingerprint(name));
         if new {
             self.count(Some(Err(Skip::BadKey)), 1);
         }
         new
     }
 
-    fn insert(&mut self, lease: &RawLease<'_>, verdict: Option<Result<Peer, Skip>>) {
-        let Ok(subnet) = parse_key(lease.name) else {
-            self.insert_bad_key(lease.name);
-            return;
+    /// Whether the key is a bad one that was not there.
+    fn insert(&mut self, lease: &RawLease<'_>, verdict: Option<Result<Peer, Skip>>) -> bool {
+        let Ok(subnet) = parse_key(lease.name) else { return self.insert_bad_key(lease.name) };
+        let attrs = LeaseAttrs::from_json(lease.value).ok();
+        let Some(alone) = self.judge_alone(subnet, attrs.as_ref()) else { return false };
+        let known = Known {
+            created: lease.created,
+            modified: lease.modified,
+            public_ip: attrs.as_ref().map(|attrs| attrs.public_ip),
+            node: attrs.and_then(|attrs| attrs.node_id),
+            kept: None,
+            alone,
+            verdict,
         };
-        let Some(alone) = self.judge_alone(subnet, lease.value) else { return };
-        if let Ok(peer) = alone {
+        self.insert_known(subnet, known);
+        false
+    }
+
+    fn insert_known(&mut self, subnet: Ipv4Network, known: Known) {
+        if let Ok(peer) = known.alone {
             self.by_mac.insert((peer.mac, subnet));
         }
         if let Some(count) = self.lengths.get_mut(usize::from(subnet.prefix())) {
             *count += 1;
         }
-        self.count(verdict, 1);
-        self.leases
-            .insert(subnet, Known { created: lease.created, modified: lease.modified, alone, verdict });
+        self.count(known.verdict, 1);
+        self.kept.extend(known.kept.map(|until| (until, subnet)));
+        self.leases.insert(subnet, known);
     }
 
     fn remove(&mut self, subnet: Ipv4Network) -> Option<Known> {
@@ -333,16 +535,19 @@ impl LeaseSet {
             *count -= 1;
         }
         self.count(known.verdict, -1);
+        if let Some(until) = known.kept {
+            self.kept.remove(&(until, subnet));
+        }
         Some(known)
     }
 
     /// `None`: it is our own lease, no peer and nothing to report.
-    fn judge_alone(&self, subnet: Ipv4Network, value: &[u8]) -> Option<Result<Peer, Skip>> {
-        let Ok(attrs) = LeaseAttrs::from_json(value) else { return Some(Err(Skip::BadValue)) };
+    fn judge_alone(&self, subnet: Ipv4Network, attrs: Option<&LeaseAttrs>) -> Option<Result<Peer, Skip>> {
+        let Some(attrs) = attrs else { return Some(Err(Skip::BadValue)) };
         if subnet == self.own.subnet && attrs.public_ip == self.own.public_ip {
             return None;
         }
-        Some(judge_alone(&self.own, subnet, &attrs))
+        Some(judge_alone(&self.own, subnet, attrs))
     }
 
     fn judge_all(&mut self, subnets: &BTreeSet<Ipv4Network>, touched: &mut Touched) {
@@ -361,7 +566,8 @@ impl LeaseSet {
         touched.subnets.insert(subnet);
         touched.macs.extend([before, verdict].iter().filter_map(|verdict| Some((*verdict)?.ok()?.mac)));
         if let Some(Err(skip)) = verdict {
-            touched.skipped.push((super::lease::key_of(subnet), skip));
+            let (public_ip, node) = (known.public_ip, known.node);
+            touched.skipped.push(Skipped { name: super::lease::key_of(subnet), skip, public_ip, node });
         }
         self.count(before, -1);
         self.count(verdict, 1);
@@ -425,6 +631,17 @@ const LOWEST: Ipv4Network = match Ipv4Network::new_checked(Ipv4Addr::UNSPECIFIED
     Some(lowest) => lowest,
     None => unreachable!(),
 };
+
+fn bad_key(name: &str) -> Skipped {
+    Skipped { name: name.to_owned(), skip: Skip::BadKey, public_ip: None, node: None }
+}
+
+/// Two names with the same one are taken for the same: the count is one too low then, and nothing else.
+fn fingerprint(name: &str) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    name.hash(&mut hasher);
+    hasher.finish()
+}
 
 fn judge_alone(own: &Own, subnet: Ipv4Network, attrs: &LeaseAttrs) -> Result<Peer, Skip> {
     if !own.network.is_supernet_of(subnet) {
@@ -493,6 +710,10 @@ mod tests {
         set.put(&RawLease { name, value: value.as_bytes(), created: revision, modified: revision })
     }
 
+    fn skips(touched: &Touched) -> Vec<(&str, Skip)> {
+        touched.skipped.iter().map(|skipped| (skipped.name.as_str(), skipped.skip)).collect()
+    }
+
     fn peers(set: &LeaseSet) -> Vec<String> {
         set.peers().map(|(subnet, peer)| format!("{subnet} {}", peer.public_ip)).collect()
     }
@@ -531,7 +752,7 @@ mod tests {
             let mut set = LeaseSet::new(own());
             put(&mut set, "10.200.2.0-24", &good, 5);
             let touched = put(&mut set, name, &value, 6);
-            assert_eq!(touched.skipped, [(name.to_owned(), skip)], "{value}");
+            assert_eq!(skips(&touched), [(name, skip)], "{value}");
             assert!(
                 !touched.subnets.contains(&"10.200.2.0/24".parse().unwrap()),
                 "{name} touches the good peer"
@@ -569,7 +790,7 @@ mod tests {
         put(&mut set, "10.200.2.0-24", &value("10.8.0.2", mac), 5);
         let touched = put(&mut set, "10.200.3.0-24", &value("10.8.0.3", mac), 6);
         assert_eq!(peers(&set), ["10.200.3.0/24 10.8.0.3"]);
-        assert_eq!(touched.skipped, [("10.200.2.0-24".to_owned(), Skip::DuplicateMac)]);
+        assert_eq!(skips(&touched), [("10.200.2.0-24", Skip::DuplicateMac)]);
         set.delete("10.200.3.0-24");
         assert_eq!(peers(&set), ["10.200.2.0/24 10.8.0.2"]);
     }
@@ -588,6 +809,125 @@ mod tests {
         put(&mut set, "10.200.2.0-24", &value("10.8.0.2", "02:00:00:00:00:02"), 5);
         put(&mut set, "10.200.3.0-24", &value("10.8.0.2", "02:00:00:00:00:02"), 6);
         assert_eq!(set.usable(), 2);
+    }
+
+    #[test]
+    fn a_skipped_lease_names_who_wrote_it() {
+        let mut set = LeaseSet::new(own());
+        let node = NodeId::from_machine_id("clone");
+        let value = value("10.8.0.9", "02:00:00:00:00:01");
+        let value = format!("{},\"NodeID\":\"{node}\"}}", value.trim_end_matches('}').to_owned() + "}");
+        let touched = put(&mut set, "10.200.9.0-24", &value, 6);
+        let expected = Skipped {
+            name: "10.200.9.0-24".to_owned(),
+            skip: Skip::OwnMac,
+            public_ip: Some(Ipv4Addr::new(10, 8, 0, 9)),
+            node: Some(node),
+        };
+        assert_eq!(touched.skipped, [expected]);
+    }
+
+    const GRACE: Duration = Duration::from_secs(3600);
+
+    fn at(seconds: u64) -> Duration {
+        Duration::from_secs(seconds)
+    }
+
+    fn three_peers() -> (Vec<(String, String)>, LeaseSet) {
+        let leases: Vec<_> = (2..5)
+            .map(|number| {
+                let value = value(&format!("10.8.0.{number}"), &format!("02:00:00:00:00:0{number}"));
+                (format!("10.200.{number}.0-24"), value)
+            })
+            .collect();
+        let mut set = LeaseSet::new(own()).with_grace(GRACE);
+        let touched = list(&mut set, &leases, (7, 100), 0);
+        assert_eq!((touched.replaced, set.usable()), (None, 3));
+        (leases, set)
+    }
+
+    fn list(
+        set: &mut LeaseSet,
+        leases: &[(String, String)],
+        (cluster, revision): (u64, u64),
+        now: u64,
+    ) -> Touched {
+        let raw: Vec<RawLease<'_>> = (1..)
+            .zip(leases)
+            .map(|(created, (name, value))| RawLease {
+                name,
+                value: value.as_bytes(),
+                created,
+                modified: created,
+            })
+            .collect();
+        set.list(&raw, Source { cluster, revision }, at(now))
+    }
+
+    #[test]
+    fn a_replaced_store_takes_no_peer_away_until_the_grace_period_is_over() {
+        let cases = [
+            (vec![], (8, 100), "another cluster id"),
+            (vec![0], (7, 99), "its revision is below one seen before"),
+            (vec![], (7, 101), "it is empty"),
+        ];
+        for (present, source, reason) in cases {
+            let (leases, mut set) = three_peers();
+            let left: Vec<_> = present.iter().map(|index: &usize| leases[*index].clone()).collect();
+            let touched = list(&mut set, &left, source, 10);
+            assert_eq!(touched.replaced, Some(reason));
+            assert_eq!((set.usable(), set.kept()), (3, 3 - left.len()), "{reason}");
+            // The same store again: what it does not list is still kept, not for longer.
+            assert_eq!(list(&mut set, &left, (source.0, source.1 + 5), 20).replaced, None);
+            assert_eq!((set.usable(), set.due()), (3, Some(at(3610))), "{reason}");
+            set.end_grace(at(3609));
+            assert_eq!(set.usable(), 3, "{reason}");
+            let touched = set.end_grace(at(3610));
+            assert_eq!((set.usable(), touched.subnets.len(), set.due()), (left.len(), 3 - left.len(), None));
+        }
+    }
+
+    #[test]
+    fn an_ordinary_list_is_authoritative() {
+        let (leases, mut set) = three_peers();
+        assert_eq!(list(&mut set, &leases[1..], (7, 101), 10).replaced, None);
+        assert_eq!((set.usable(), set.kept()), (2, 0));
+    }
+
+    #[test]
+    fn a_kept_peer_that_registers_again_is_a_real_one_and_can_leave() {
+        let (leases, mut set) = three_peers();
+        list(&mut set, &[], (8, 1), 10);
+        let touched = put(&mut set, &leases[0].0, &leases[0].1, 2);
+        assert_eq!((touched.skipped.len(), set.kept(), set.usable()), (0, 2, 3));
+        set.delete(&leases[0].0);
+        assert_eq!((set.kept(), set.usable()), (2, 2));
+    }
+
+    #[test]
+    fn a_kept_peer_gives_way_to_whoever_leases_its_addresses_and_not_to_junk() {
+        for name in ["10.200.2.0-24", "10.200.2.0-23", "10.200.2.64-26"] {
+            let (_, mut set) = three_peers();
+            list(&mut set, &[], (8, 1), 10);
+            put(&mut set, "10.200.2.0-25", "{junk", 2);
+            assert_eq!(set.kept(), 3);
+            put(&mut set, name, &value("10.8.0.99", "02:00:00:00:00:99"), 3);
+            assert!(peers(&set).iter().any(|peer| peer.ends_with(" 10.8.0.99")), "{name}: {:?}", peers(&set));
+            assert!(!peers(&set).iter().any(|peer| peer.ends_with(" 10.8.0.2")), "{name}: {:?}", peers(&set));
+            set.delete(name);
+            assert!(!peers(&set).iter().any(|peer| peer.ends_with(" 10.8.0.2")), "it does not come back");
+        }
+    }
+
+    #[test]
+    fn a_kept_peer_loses_its_mac_to_a_real_lease_and_its_place_to_ourselves() {
+        let (leases, mut set) = three_peers();
+        list(&mut set, &[], (8, 1), 10);
+        put(&mut set, "10.200.9.0-24", &value("10.8.0.99", "02:00:00:00:00:02"), 2);
+        assert!(!peers(&set).contains(&"10.200.2.0/24 10.8.0.2".to_owned()));
+        let moved = Own { subnet: "10.200.3.0/24".parse().unwrap(), ..own() };
+        set.set_own(moved, &[], Source { cluster: 8, revision: 3 }, at(20));
+        assert_eq!((set.kept(), set.usable()), (2, 2), "{:?} of {leases:?}", peers(&set));
     }
 
     #[derive(Debug, Clone)]

@@ -9,6 +9,7 @@ pub mod allocate;
 pub mod device;
 pub mod diff;
 pub mod ext_iface;
+pub mod fights;
 pub mod host;
 pub mod json;
 pub mod lease;
@@ -19,6 +20,7 @@ pub mod overlay;
 pub mod state;
 pub mod two_stores;
 pub mod tx_checksum;
+pub mod underlay;
 
 pub use addr::{IfName, MacAddr, Mtu, Vni};
 pub use lease::{Lease, LeaseAttrs, NodeId, VxlanData};

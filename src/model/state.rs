@@ -3,6 +3,7 @@
 //! Devices are named here, never numbered: interface indexes stay inside `kernel/`.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::net::Ipv4Addr;
 
 use ipnetwork::Ipv4Network;
@@ -223,6 +224,16 @@ pub enum EntryKey {
     Fdb(MacAddr),
     /// All routes to a destination.
     Routes(Ipv4Network),
+}
+
+impl fmt::Display for EntryKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Neighbor(ip) => ip.fmt(f),
+            Self::Fdb(mac) => mac.fmt(f),
+            Self::Routes(subnet) => subnet.fmt(f),
+        }
+    }
 }
 
 impl Operation {

@@ -249,6 +249,14 @@ pub const NET_CONFIG_PATH: Flag = text(
     "network config when leases come from Kubernetes",
 )
 .not_built("/etc/kube-flannel/net-conf.json", ETCD_ONLY);
+/// `peer-grace`
+pub const PEER_GRACE: Flag = int(
+    "peer-grace",
+    3600,
+    (0, 9_000_000_000),
+    "seconds",
+    "how long peers are kept that a replaced store (wiped, restored from a backup) does not list",
+);
 /// `public-ip`
 pub const PUBLIC_IP: Flag = text("public-ip", "", "IPv4 address to which the other nodes send");
 /// `public-ipv6`
@@ -341,6 +349,7 @@ pub const ALL: &[Flag] = &[
     KUBECONFIG_FILE,
     LOG_BACKTRACE_AT,
     NET_CONFIG_PATH,
+    PEER_GRACE,
     PUBLIC_IP,
     PUBLIC_IPV6,
     SEED_CONFIG,

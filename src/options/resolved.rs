@@ -54,13 +54,15 @@ pub struct IfaceSelection {
     pub public_ip: Option<Ipv4Addr>,
 }
 
-/// Times of the own lease. The margin is shorter than the ttl.
+/// Times of leases. The margin is shorter than the ttl.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LeaseTimes {
     /// How long a lease lives without renewal.
     pub ttl: Duration,
     /// How long before its end it is renewed.
     pub renew_margin: Duration,
+    /// How long peers are kept that a replaced store does not list.
+    pub peer_grace: Duration,
 }
 
 /// Which firewall rules are wanted.
@@ -91,6 +93,7 @@ impl Options {
             lease: lease(
                 &settings.get(&flags::SUBNET_LEASE_RENEW_MARGIN),
                 &settings.get(&flags::SUBNET_LEASE_TTL),
+                &settings.get(&flags::PEER_GRACE),
             )?,
             firewall: firewall(settings)?,
             blackhole: settings.get(&flags::IP_BLACKHOLE_ROUTE).bool(),
@@ -189,11 +192,12 @@ fn subnet_file(setting: &Setting) -> Result<PathBuf, OptionsError> {
 }
 
 /// A margin nobody gave shrinks to half the ttl where the default would be too long.
-fn lease(margin: &Setting, ttl: &Setting) -> Result<LeaseTimes, OptionsError> {
+fn lease(margin: &Setting, ttl: &Setting, grace: &Setting) -> Result<LeaseTimes, OptionsError> {
     let ttl_time = Duration::from_secs(ttl.int().unsigned_abs());
+    let peer_grace = Duration::from_secs(grace.int().unsigned_abs());
     let margin_time = Duration::from_secs(margin.int().unsigned_abs().saturating_mul(60));
     if margin.origin == Origin::Default {
-        return Ok(LeaseTimes { ttl: ttl_time, renew_margin: margin_time.min(ttl_time / 2) });
+        return Ok(LeaseTimes { ttl: ttl_time, renew_margin: margin_time.min(ttl_time / 2), peer_grace });
     }
     if margin_time >= ttl_time {
         return Err(OptionsError::MarginNotBelowTtl {
@@ -203,7 +207,7 @@ fn lease(margin: &Setting, ttl: &Setting) -> Result<LeaseTimes, OptionsError> {
             ttl_origin: ttl.origin,
         });
     }
-    Ok(LeaseTimes { ttl: ttl_time, renew_margin: margin_time })
+    Ok(LeaseTimes { ttl: ttl_time, renew_margin: margin_time, peer_grace })
 }
 
 fn firewall(settings: &Settings) -> Result<Firewall, OptionsError> {

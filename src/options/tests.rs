@@ -88,6 +88,7 @@ const CONTRACT: &[(&str, &str, &str, &str)] = &[
         "/etc/kube-flannel/net-conf.json",
         "/etc/kube-flannel/net-conf.json",
     ),
+    ("peer-grace", "3600", "0", "0"),
     ("public-ip", "", "10.8.0.111", "10.8.0.111"),
     ("public-ipv6", "", "", ""),
     ("seed-config", "false", "F", "false"),

@@ -52,7 +52,7 @@ pub fn read_previous(path: &Path) -> Result<Previous, FileError> {
 /// When any step fails; the file is then as it was, and nothing else is left in its directory.
 pub fn write_if_changed(path: &Path, text: &str) -> Result<Outcome, FileError> {
     let mode = mode_of(path);
-    if mode.is_some() && read(path).is_ok_and(|bytes| bytes == text.as_bytes()) {
+    if holds(path, text) {
         return Ok(Outcome::Unchanged);
     }
     let failed = |doing| move |source| FileError { doing, path: path.to_owned(), source };
@@ -70,6 +70,12 @@ pub fn write_if_changed(path: &Path, text: &str) -> Result<Outcome, FileError> {
         .and_then(|directory| directory.sync_all())
         .map_err(failed("flush the directory of"))?;
     Ok(Outcome::Written)
+}
+
+/// Whether `path` is a regular file that holds exactly `text`.
+#[must_use]
+pub fn holds(path: &Path, text: &str) -> bool {
+    mode_of(path).is_some() && read(path).is_ok_and(|bytes| bytes == text.as_bytes())
 }
 
 fn read(path: &Path) -> io::Result<Vec<u8>> {

@@ -12,7 +12,7 @@ fn view() -> View {
         parent: "wg0".parse().unwrap(),
         network: "10.200.0.0/16".parse().unwrap(),
     };
-    View { scope, vtep: Some(4), parent: Some(3) }
+    View { scope, vtep: Some(4), parent: Some(3), own_port: 0, author: None }
 }
 
 fn noticed_by(view: &mut View, command: &str) -> Vec<Change> {
@@ -97,7 +97,9 @@ fn entries_of_other_devices_and_networks_are_left_out() {
     other.scope.network = "10.201.0.0/16".parse().unwrap();
     let command = "ip route add 10.200.54.0/24 via 10.200.54.0 dev flannel.1 onlink";
     assert_eq!(noticed_by(&mut other, command), []);
-    assert_eq!(noticed_by(&mut other, "ip addr add 10.200.43.0/32 dev flannel.1"), []);
+    let address = "ip addr add 10.200.43.0/32 dev flannel.1";
+    assert_eq!(noticed_by(&mut other, address), [Change::Underlay], "of some link, outside of this overlay");
+    assert_eq!(noticed_by(&mut View { vtep: Some(9), ..view() }, address), [], "a pod's");
 }
 
 #[test]

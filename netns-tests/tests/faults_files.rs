@@ -1,0 +1,81 @@
+//! `subnet.env` is deleted, truncated or edited, and its file system full or read-only.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
+
+use std::fs;
+
+use anyhow::{Result, ensure};
+use netns_tests::fault::{Scene, Since};
+use netns_tests::{Lab, Node, Spec};
+use nix::sys::signal::Signal;
+
+const SUBNET_FILE: &str = "/run/flannel/subnet.env";
+
+#[test]
+fn subnet_env_is_rewritten_whatever_happens_to_it() -> Result<()> {
+    let lab = Lab::start(&Spec { nodes: 1, ..Spec::default() })?;
+    let daemon = lab.flanneld(1)?;
+    let scene = Scene::new(&lab, &daemon);
+    let node = lab.node(1)?;
+    let before = node.read(SUBNET_FILE)?;
+    let whole = || {
+        let now = node.read(SUBNET_FILE)?;
+        ensure!(now == before, "{now:?}");
+        let left: Vec<_> = fs::read_dir(node.host_path("/run/flannel"))?.collect();
+        ensure!(left.len() == 1, "{left:?}");
+        Ok(())
+    };
+    let faults = [
+        ("subnet.env deleted", "rm /run/flannel/subnet.env"),
+        ("subnet.env truncated", "truncate -s 0 /run/flannel/subnet.env"),
+        ("subnet.env edited", "sed -i s/1450/9000/ /run/flannel/subnet.env"),
+        ("subnet.env moved away", "mv /run/flannel/subnet.env /run/elsewhere"),
+        ("subnet.env replaced by a link", "ln -sf /dev/null /run/flannel/subnet.env"),
+        ("directory of subnet.env moved away", "mv /run/flannel /run/flannel-old"),
+    ];
+    for (fault, command) in faults {
+        scene.fault(fault, Since::Fault, |node| node.run(command).map(drop), whole)?;
+    }
+    let directory = |node: &Node| {
+        // It is faster than `rm -r`: the directory would not be empty when its turn comes.
+        daemon.process().signal(Signal::SIGSTOP)?;
+        node.run("rm -r /run/flannel")?;
+        daemon.process().signal(Signal::SIGCONT)
+    };
+    scene.fault("directory of subnet.env deleted", Since::CauseGone, directory, whole)?;
+    scene.fault(
+        "subnet.env deleted after its directory was",
+        Since::Fault,
+        |node| node.run("rm /run/flannel/subnet.env").map(drop),
+        whole,
+    )?;
+    let repairs = daemon.metric("flanneld_repairs_total{kind=\"subnet_env\"}")?;
+    ensure!(repairs >= 8.0, "{repairs} repairs were counted");
+    Ok(())
+}
+
+#[test]
+fn a_full_or_read_only_run_is_named_and_the_file_is_written_when_it_is_not_any_more() -> Result<()> {
+    let lab = Lab::start(&Spec { nodes: 1, ..Spec::default() })?;
+    let node = lab.node(1)?;
+    node.run("mkdir -p /run/flannel")?;
+    node.run("mount -t tmpfs -o size=4k tmpfs /run/flannel")?;
+    node.run("dd if=/dev/zero of=/run/flannel/filler bs=4096 count=1")?;
+    let mut daemon = lab.launch(1)?;
+    let says = |daemon: &netns_tests::Flanneld, words: &str| {
+        lab.eventually(daemon, words, || {
+            ensure!(daemon.process().log().contains(words), "not said");
+            Ok(())
+        })
+    };
+    says(&daemon, "No space left on device (os error 28); free space there or choose another subnet-file")?;
+    ensure!(daemon.notify().first("READY=1").is_none(), "ready without subnet.env");
+    let left: Vec<_> = fs::read_dir(node.host_path("/run/flannel"))?.collect();
+    ensure!(left.len() == 1, "half a file is left: {left:?}");
+    node.run("mount -o remount,ro /run/flannel")?;
+    says(&daemon, "make its file system writable or choose another subnet-file")?;
+    node.run("mount -o remount,rw /run/flannel")?;
+    node.run("rm /run/flannel/filler")?;
+    daemon.wait_ready()?;
+    ensure!(node.read(SUBNET_FILE)?.ends_with("FLANNEL_IPMASQ=false\n"), "half a file");
+    Ok(())
+}

@@ -1,0 +1,98 @@
+//! What happens to the daemon itself: killed at any moment, stopped beyond its lease, out of files, swamped, rebooted.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
+
+use std::fs;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use netns_tests::fault::{Scene, Since};
+use netns_tests::lab::DEVICE;
+use netns_tests::observe;
+use netns_tests::ping::Ping;
+use netns_tests::random::Random;
+use netns_tests::{Flanneld, Lab, Pod, Spec, eventually, lease};
+use nix::sys::signal::Signal;
+
+const SUBNET_FILE: &str = "/run/flannel/subnet.env";
+
+#[test]
+fn killed_at_random_moments_it_leaves_nothing_half_done() -> Result<()> {
+    let lab = Lab::start(&Spec { nodes: 2, ..Spec::default() })?;
+    let mut daemons = lab.flanneld_everywhere()?;
+    let (from, to) = (Pod::attach(lab.node(1)?, "pod")?, Pod::attach(lab.node(2)?, "pod")?);
+    let ping = Ping::start(&from, to.address(), "0.002")?;
+    let (node, before) = (lab.node(1)?, lab.lease(1)?);
+    let file = node.read(SUBNET_FILE)?;
+    daemons.remove(0).stop(Signal::SIGKILL)?;
+    let mut random = Random::new(11);
+    for round in 0..20 {
+        let daemon = lab.launch(1)?;
+        // A moment after the start, not a wait for something.
+        std::thread::sleep(Duration::from_millis(random.below(150).into()));
+        daemon.stop(Signal::SIGKILL)?;
+        ensure!(node.read(SUBNET_FILE)? == file, "round {round}: subnet.env is damaged");
+        ensure!(lab.lease(1)?.subnet == before.subnet, "round {round}: another lease");
+    }
+    let daemon = lab.flanneld(1)?;
+    lab.wait_node_converged(&daemon)?;
+    let left: Vec<_> = fs::read_dir(node.host_path("/run/flannel"))?.collect();
+    ensure!(left.len() == 1, "{left:?}");
+    let (now, report) = (lab.lease(1)?, ping.finish()?);
+    ensure!((now.subnet, now.vtep_mac) == (before.subnet, before.vtep_mac), "another lease");
+    ensure!(report.lost() == 0, "{} packets were lost", report.lost());
+    Ok(())
+}
+
+#[test]
+fn a_reboot_finds_the_same_subnet_and_mac() -> Result<()> {
+    let lab = Lab::start(&Spec { nodes: 2, ..Spec::default() })?;
+    let mut daemons = lab.flanneld_everywhere()?;
+    let (node, before) = (lab.node(1)?, lab.lease(1)?);
+    daemons.remove(0).stop(Signal::SIGKILL)?;
+    node.run(&format!("ip link del {DEVICE}"))?;
+    node.run("rm -r /run/flannel")?;
+    let daemon = lab.flanneld(1)?;
+    assert_eq!(observe::mac(node, DEVICE)?, before.vtep_mac);
+    assert_eq!((lab.lease(1)?.subnet, lab.lease(1)?.vtep_mac), (before.subnet, before.vtep_mac));
+    daemons.insert(0, daemon);
+    lab.wait_converged(&daemons)
+}
+
+#[test]
+fn stopped_beyond_its_lease_it_leaves_the_subnet_to_the_new_owner_and_names_its_pods() -> Result<()> {
+    let lab = Lab::start(&Spec { nodes: 1, ..Spec::default() })?;
+    let mut daemon = Flanneld::start(lab.node(1)?, &lab.options(1).flag("subnet-lease-ttl", "10"))?;
+    daemon.wait_ready()?;
+    let pod = Pod::attach(lab.node(1)?, "pod")?;
+    let before = lab.lease(1)?;
+    daemon.process().signal(Signal::SIGSTOP)?;
+    eventually(Duration::from_secs(40), "the lease runs out", || {
+        ensure!(lab.leases()?.is_empty(), "still there");
+        Ok(())
+    })?;
+    let usurper = lease::value("10.8.0.150", "02:00:00:00:00:99");
+    lab.etcd().put_leased(&before.stored.key, &usurper, 86_400)?;
+    let usurped = lab.etcd().get(&before.stored.key)?;
+    let scene = Scene::new(&lab, &daemon);
+    scene.fault(
+        "lease expired during SIGSTOP and taken by another node, SIGCONT",
+        Since::Fault,
+        |_| daemon.process().signal(Signal::SIGCONT),
+        || {
+            let own = lab.lease(1)?;
+            ensure!(own.subnet != before.subnet, "{own:?}");
+            let [a, b, c, _] = own.network().octets();
+            let file = lab.node(1)?.read(SUBNET_FILE)?;
+            ensure!(file.contains(&format!("FLANNEL_SUBNET={a}.{b}.{c}.1/24\n")), "{file}");
+            Ok(())
+        },
+    )?;
+    ensure!(lab.etcd().get(&before.stored.key)? == usurped, "the other node's key was overwritten");
+    let log = daemon.process().log();
+    let line = log.lines().find(|line| line.contains("SUBNET HAS CHANGED")).context("not told")?;
+    ensure!(line.contains(&pod.address().to_string()), "the pod is not named: {line}");
+    ensure!(log.contains("with public IP 10.8.0.150"), "the new owner is not named:\n{log}");
+    // The bridge of the pods keeps the former subnet until somebody deletes it: the new owner is reached afterwards.
+    lab.node(1)?.run("ip link del cni0")?;
+    lab.wait_node_converged(&daemon)
+}

@@ -1,0 +1,119 @@
+//! Follows the other nodes' leases: events, lists, and lists of a store that was replaced.
+
+use tracing::{info, warn};
+
+use super::Running;
+use crate::clock::BootTime;
+use crate::kernel::Kernel;
+use crate::model::lease::key_of;
+use crate::model::lease_set::{Own, RawLease, Source, Touched};
+use crate::store::{Event, LeaseStore, Record, Snapshot, Update};
+
+impl<S: LeaseStore, K: Kernel> Running<S, K> {
+    /// Takes over what was listed at start.
+    pub(super) fn take_first_list(&mut self) {
+        let first = std::mem::take(&mut self.first);
+        self.data_plane.keep_unknown = first.partial;
+        let leases: Vec<RawLease<'_>> = first.records.iter().map(raw).collect();
+        let touched = self.data_plane.leases.list(&leases, source(&first), self.clock.now().0);
+        self.reporter.skipped(&touched.skipped);
+    }
+
+    pub(super) fn on_update(&mut self, update: Update) {
+        match update {
+            Update::Events(events) => self.on_events(&events),
+            Update::Snapshot(snapshot) => self.on_snapshot(&snapshot),
+            Update::Down(error) => self.reporter.store_down(&error),
+            Update::Up => {
+                self.reporter.store_up();
+                if self.is_outdated() || self.reporter.renewal_is_failing() {
+                    self.check_soon();
+                }
+            }
+        }
+    }
+
+    fn on_events(&mut self, events: &[Event]) {
+        let (started, kept) = (self.clock.now(), self.data_plane.leases.kept());
+        let mut touched = Touched::default();
+        for event in events {
+            touched.append(match event {
+                Event::Put(record) => {
+                    self.suspect(&record.name, record.modified);
+                    self.data_plane.leases.put(&raw(record))
+                }
+                Event::Delete(name, revision) => {
+                    self.suspect(name, *revision);
+                    self.data_plane.leases.delete(name)
+                }
+            });
+        }
+        self.on_touched(started, &touched);
+        self.tell_end_of_grace(kept);
+    }
+
+    fn on_snapshot(&mut self, snapshot: &Snapshot) {
+        let (started, kept) = (self.clock.now(), self.data_plane.leases.kept());
+        let own = key_of(self.lease.held.subnet);
+        let standing = snapshot.records.iter().find(|record| record.name == own);
+        self.suspect(&own, standing.map_or(snapshot.next, |record| record.modified));
+        let leases: Vec<RawLease<'_>> = snapshot.records.iter().map(raw).collect();
+        let touched = self.data_plane.leases.list(&leases, source(snapshot), started.0);
+        info!(leases = leases.len(), peers = self.data_plane.leases.usable(), "leases listed again");
+        self.on_touched(started, &touched);
+        if let Some(reason) = touched.replaced {
+            // Whatever stands in our key now: its revision says nothing.
+            self.check_soon();
+            let peers = self.data_plane.leases.kept();
+            let grace = self.data_plane.leases.grace().as_secs();
+            warn!(
+                peers,
+                grace_s = grace,
+                "the store looks replaced ({reason}): peers that it does not list are kept until they \
+                are listed again, their subnet is leased anew, or the grace period (peer-grace) is over"
+            );
+        }
+        self.tell_end_of_grace(kept);
+        if std::mem::replace(&mut self.data_plane.keep_unknown, snapshot.partial) && !snapshot.partial {
+            self.resync("whole list");
+        }
+    }
+
+    /// All leases are judged from another point of view.
+    pub(super) fn judge_from(&mut self, own: Own, snapshot: &Snapshot) {
+        let leases: Vec<RawLease<'_>> = snapshot.records.iter().map(raw).collect();
+        let touched = self.data_plane.leases.set_own(own, &leases, source(snapshot), self.clock.now().0);
+        self.reporter.skipped(&touched.skipped);
+    }
+
+    /// Peers of a former store that nobody has registered again are gone.
+    pub(super) fn end_grace(&mut self, now: BootTime) {
+        let kept = self.data_plane.leases.kept();
+        let touched = self.data_plane.leases.end_grace(now.0);
+        let gone = touched.subnets.len();
+        warn!(peers = gone, "peers that the replaced store did not list within the grace period are removed");
+        self.on_touched(now, &touched);
+        self.tell_end_of_grace(kept);
+    }
+
+    fn tell_end_of_grace(&self, before: usize) {
+        if before > 0 && self.data_plane.leases.kept() == 0 {
+            info!(peers = self.data_plane.leases.usable(), "no peer of the former store is kept any more");
+        }
+    }
+
+    fn on_touched(&mut self, started: BootTime, touched: &Touched) {
+        self.reporter.skipped(&touched.skipped);
+        let report = self.data_plane.on_leases(touched, started.0);
+        self.after_round("leases", started, Ok(report));
+        self.reporter.converged(self.clock.now().since(started));
+    }
+}
+
+fn raw(record: &Record) -> RawLease<'_> {
+    RawLease { name: &record.name, value: &record.value, created: record.created, modified: record.modified }
+}
+
+fn source(snapshot: &Snapshot) -> Source {
+    Source { cluster: snapshot.cluster, revision: snapshot.next.saturating_sub(1) }
+}
