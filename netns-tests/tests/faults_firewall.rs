@@ -36,20 +36,21 @@ const TO_NFTABLES: [(&str, &str); 10] = [
     ),
 ];
 
-/// Done to our chains in iptables. `IPT` is the variant.
+/// Done to our chains in iptables. `IPT` is the variant. Each in one transaction: we are faster than a second command.
 const TO_IPTABLES: [(&str, &str); 9] = [
     ("chain flushed", "IPT -t nat -F FLANNEL-POSTRTG"),
     ("one rule deleted", "IPT -t nat -D FLANNEL-POSTRTG 5"),
     (
         "first rule moved to the end",
-        "r=$(IPT -t nat -S FLANNEL-POSTRTG 1 | sed 's/^-A//'); IPT -t nat -D FLANNEL-POSTRTG 1; eval IPT -t nat -A $r",
+        "r=$(IPT -t nat -S FLANNEL-POSTRTG | sed -n '2s/^-A //p')
+         printf '*nat\\n-D %s\\n-A %s\\nCOMMIT\\n' \"$r\" \"$r\" | IPT-restore --noflush",
     ),
     ("foreign accept in front of ours", "IPT -t nat -I FLANNEL-POSTRTG -j ACCEPT"),
     ("foreign drop in front of ours", "IPT -I FLANNEL-FWD -j DROP"),
     ("jump deleted", "IPT -t nat -F POSTROUTING"),
     ("second jump", "IPT -t nat -A POSTROUTING -m comment --comment 'flanneld masq' -j FLANNEL-POSTRTG"),
     (
-        "chain deleted", // in one transaction, or our chain is back before the last command
+        "chain deleted",
         "printf '*nat\\n-F POSTROUTING\\n-F FLANNEL-POSTRTG\\n-X FLANNEL-POSTRTG\\nCOMMIT\\n' | IPT-restore --noflush",
     ),
     (
