@@ -5,6 +5,7 @@ use std::time::Duration;
 use ipnetwork::Ipv4Network;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 use tracing::{error, info, warn};
 
 use super::Settings;
@@ -16,6 +17,9 @@ use crate::model::{IfName, NetworkConfig};
 
 /// First and longest pause after a failure.
 const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
+/// So many repairs follow each other at once, and so much later there may be one more: a program that undoes them as
+/// quickly would keep the machine busy.
+const REPAIRS: (u32, Duration) = (32, Duration::from_secs(1));
 /// A trouble that lasts is mentioned again after this.
 const REMIND: Duration = Duration::from_secs(300);
 
@@ -84,19 +88,45 @@ pub(super) fn check_host(external: &IfName, vtep: &IfName) {
 async fn keep(mut firewall: Firewall, mut wanted: watch::Receiver<RuleSet>, say: mpsc::Sender<Looked>) {
     let mut told = Told::new();
     let mut pause = Pause(RETRY.0);
+    let mut restraint = Restraint { left: REPAIRS.0, counted: Instant::now() };
     loop {
         let rules = wanted.borrow_and_update().clone();
         let result = firewall.ensure(&rules).await;
         let looked = told.tell(&result, &rules);
+        let calm = restraint.allows(looked.repaired > 0, Instant::now());
+        told.fight(calm);
         let next = pause.after(trouble_of(&result)).unwrap_or_else(|| firewall.resync_every());
         if say.send(looked).await.is_err() {
             return;
+        }
+        if !calm {
+            tokio::time::sleep(REPAIRS.1).await;
         }
         tokio::select! {
             changed = wanted.changed() => if changed.is_err() { return },
             () = firewall.changed() => {}
             () = tokio::time::sleep(next) => {}
         }
+    }
+}
+
+/// Counts repairs, so that a fight with another program costs little.
+#[derive(Debug)]
+struct Restraint {
+    left: u32,
+    counted: Instant,
+}
+
+impl Restraint {
+    /// Whether the next look may follow at once.
+    fn allows(&mut self, repaired: bool, now: Instant) -> bool {
+        let earned = now.saturating_duration_since(self.counted).as_secs() / REPAIRS.1.as_secs().max(1);
+        if earned > 0 {
+            self.counted = now;
+            self.left = self.left.saturating_add(u32::try_from(earned).unwrap_or(u32::MAX)).min(REPAIRS.0);
+        }
+        self.left = self.left.saturating_sub(u32::from(repaired));
+        self.left > 0
     }
 }
 
@@ -123,15 +153,17 @@ impl Pause {
 /// What the operator has been told.
 struct Told {
     trouble: Recurring,
-    started: tokio::time::Instant,
+    fight: Recurring,
+    fighting: bool,
+    started: Instant,
     first: bool,
     obstacles: Vec<Obstacle>,
 }
 
 impl Told {
     fn new() -> Self {
-        let started = tokio::time::Instant::now();
-        Self { trouble: Recurring::new(REMIND), started, first: true, obstacles: Vec::new() }
+        let [trouble, fight] = [(); 2].map(|()| Recurring::new(REMIND));
+        Self { trouble, fight, fighting: false, started: Instant::now(), first: true, obstacles: Vec::new() }
     }
 
     fn tell(&mut self, result: &Result<Applied, FirewallError>, rules: &RuleSet) -> Looked {
@@ -142,7 +174,7 @@ impl Told {
                 return Looked { in_force: false, repaired: 0 };
             }
         };
-        if self.first || !applied.changes.is_empty() {
+        if self.first || (!applied.changes.is_empty() && !self.fighting) {
             info!(firewall = %applied.choice, changes = ?applied.changes, "firewall rules are in force");
         }
         self.obstacles(&applied.obstacles, rules.overlay.network);
@@ -153,6 +185,20 @@ impl Told {
         let repaired = if self.first { 0 } else { u64::try_from(applied.changes.len()).unwrap_or(u64::MAX) };
         self.first = false;
         Looked { in_force: true, repaired }
+    }
+
+    /// Says when another program undoes repair after repair, and when it leaves off.
+    fn fight(&mut self, calm: bool) {
+        self.fighting = !calm;
+        let now = self.started.elapsed();
+        let problem = "another program keeps changing our firewall rules; they are put right once a second";
+        if calm {
+            if let Some(ended) = self.fight.succeeded(now) {
+                info!(seconds = ended.time.as_secs(), "our firewall rules are left alone again");
+            }
+        } else if self.fight.failed(problem, now) != Tell::Not {
+            warn!("{problem}");
+        }
     }
 
     fn obstacles(&mut self, found: &[Obstacle], network: Ipv4Network) {
@@ -186,6 +232,20 @@ impl Told {
 mod tests {
     use super::*;
     use crate::firewall::Variant;
+
+    #[test]
+    fn repairs_are_immediate_until_there_are_too_many() {
+        let now = Instant::now();
+        let mut restraint = Restraint { left: REPAIRS.0, counted: now };
+        let immediate = (0..100).take_while(|_| restraint.allows(true, now)).count();
+        assert_eq!(immediate, 31);
+        assert!(!restraint.allows(false, now), "looking does not help, time does");
+        let later = now + 2 * REPAIRS.1;
+        assert!(restraint.allows(true, later), "two more are allowed, and one is left");
+        assert!(!restraint.allows(true, later));
+        let much_later = later + 1000 * REPAIRS.1;
+        assert_eq!((0..100).take_while(|_| restraint.allows(true, much_later)).count(), 31);
+    }
 
     #[test]
     fn pauses_grow_with_failures_but_not_while_the_lock_is_waited_for() {
