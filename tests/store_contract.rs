@@ -11,10 +11,8 @@ mod store_support;
 
 use std::time::Duration;
 
-use flanneld::store::{
-    Etcd, EtcdV2, EtcdV3, Event, Held, LeaseStore, Memory, Record, Renewal, Update, Written,
-};
-use store_support::{PREFIX, Server, Watching, attrs, key, name, subnet};
+use flanneld::store::{Etcd, EtcdV2, EtcdV3, Event, LeaseStore, Memory, Record, Renewal, Update, Written};
+use store_support::{PREFIX, Server, Watching, attrs, encode, held, key, name, subnet};
 
 const DAY: Duration = Duration::from_secs(86_400);
 
@@ -95,8 +93,6 @@ impl Lab for V2 {
 
     async fn set(&self, key: &str, value: &str, ttl: Option<Duration>) {
         let ttl = ttl.map_or_else(String::new, |ttl| format!("&ttl={}", ttl.as_secs()));
-        // Enough of an encoding for what the tests write.
-        let encode = |text: &str| text.replace('%', "%25").replace('&', "%26").replace(' ', "%20");
         let answer = self.0.v2("PUT", &encode(key), &format!("value={}{ttl}", encode(value))).await;
         assert!(answer.contains("\"node\""), "{answer}");
     }
@@ -109,13 +105,6 @@ impl Lab for V2 {
         for _ in 0..1001 {
             self.0.v2("PUT", "/elsewhere", "value=x").await;
         }
-    }
-}
-
-fn held(written: Written) -> Held {
-    match written {
-        Written::Held(held) => held,
-        Written::Conflict => panic!("conflict"),
     }
 }
 

@@ -13,11 +13,11 @@ use std::process::Command;
 use std::time::Duration;
 
 use flanneld::store::{
-    Config, Etcd, EtcdV2, EtcdV3, Event, Held, LeaseStore, Memory, MemoryStore, Record, Renewal, StoreError,
-    Update, Written,
+    Config, Etcd, Event, Held, LeaseStore, Memory, MemoryStore, Record, StoreError, Update, Written,
 };
 use store_support::{
-    PATIENCE, PREFIX, Proxy, Server, Watching, attrs, cluster, config, etcd, eventually, key, name, subnet,
+    PATIENCE, PREFIX, Proxy, Server, Watching, attrs, cluster, config, etcd, eventually, held, key, name,
+    renewed, subnet, v2, v3, with_login,
 };
 
 const DAY: Duration = Duration::from_secs(86_400);
@@ -25,28 +25,6 @@ const DAY: Duration = Duration::from_secs(86_400);
 fn memory() -> (Memory, MemoryStore) {
     let memory = Memory::default();
     (memory.clone(), Etcd::new(memory, PREFIX))
-}
-
-fn v3(config: &Config) -> Etcd<EtcdV3> {
-    Etcd::new(EtcdV3::new(config).unwrap(), PREFIX)
-}
-
-fn v2(config: &Config) -> Etcd<EtcdV2> {
-    Etcd::new(EtcdV2::new(config).unwrap(), PREFIX)
-}
-
-fn held(written: Written) -> Held {
-    match written {
-        Written::Held(held) => held,
-        Written::Conflict => panic!("conflict"),
-    }
-}
-
-fn renewed(renewal: Renewal) -> Held {
-    match renewal {
-        Renewal::Held(held) => held,
-        Renewal::Lost(record) => panic!("lost: {record:?}"),
-    }
 }
 
 async fn only_record<S: LeaseStore>(store: &S) -> Record {
@@ -428,14 +406,6 @@ async fn a_full_store_still_renews() {
     let error = store.create(subnet(2), &attrs(2), DAY).await.unwrap_err();
     assert!(error.to_string().ends_with("mvcc: database space exceeded"), "{error}");
     assert_eq!(renewed(store.renew(&mine, DAY).await.unwrap()), mine);
-}
-
-async fn with_login(server: &Server) -> Config {
-    let mut client = server.client().await;
-    client.user_add("root", "hunter2", None).await.unwrap();
-    client.user_grant_role("root", "root").await.unwrap();
-    client.auth_enable().await.unwrap();
-    Config { username: "root".to_owned(), password: "hunter2".to_owned(), ..server.config() }
 }
 
 #[tokio::test]

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use http::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue};
+use http::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue, LOCATION};
 use http::{Method, Request, Response, StatusCode, Uri};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::{Bytes, Incoming};
@@ -133,6 +133,8 @@ impl Http {
                 "the user may not do this, or user name or password are wrong (etcd-username, etcd-password)"
                     .to_owned(),
             )),
+            // Following would hand the password to whoever is named there.
+            status if status.is_redirection() => Err(Failure::Refused(redirected(response.headers()))),
             _ => Ok(Pending::new(response)),
         }
     }
@@ -144,6 +146,11 @@ fn of_error(error: &(dyn Error + 'static)) -> Failure {
         Cause::Connect(error) => Failure::Dead(error.to_string()),
         Cause::Other(reason) => Failure::Dead(reason),
     }
+}
+
+fn redirected(headers: &HeaderMap) -> String {
+    let to = headers.get(LOCATION).and_then(|value| value.to_str().ok()).unwrap_or("nowhere");
+    format!("it redirects to {to}, which is not followed: name that server in etcd-endpoints")
 }
 
 fn number(headers: &HeaderMap, name: &str, radix: u32) -> u64 {

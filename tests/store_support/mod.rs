@@ -6,16 +6,18 @@ use std::net::TcpListener;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use flanneld::model::{LeaseAttrs, MacAddr, VxlanData};
-use flanneld::store::{Config, LeaseStore, Revision, Update};
+use flanneld::store::{Config, Etcd, EtcdV2, EtcdV3, Held, LeaseStore, Renewal, Revision, Update, Written};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::mpsc::{self, Receiver};
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
@@ -159,12 +161,11 @@ async fn ready(mut server: Server, encrypted: bool) -> Option<Server> {
 }
 
 async fn accepts(server: &Server) -> bool {
-    server.log().contains("serving client requests")
-        && tokio::net::TcpStream::connect(server.address()).await.is_ok()
+    server.log().contains("serving client requests") && TcpStream::connect(server.address()).await.is_ok()
 }
 
 async fn is_healthy(server: &Server) -> bool {
-    let Ok(mut stream) = tokio::net::TcpStream::connect(server.address()).await else { return false };
+    let Ok(mut stream) = TcpStream::connect(server.address()).await else { return false };
     let request = b"GET /health HTTP/1.0\r\nHost: etcd\r\n\r\n";
     let mut answer = String::new();
     stream.write_all(request).await.is_ok()
@@ -206,7 +207,7 @@ impl Server {
     }
 
     pub async fn http(&self, method: &str, target: &str, body: &str) -> String {
-        let mut stream = tokio::net::TcpStream::connect(self.address()).await.unwrap();
+        let mut stream = TcpStream::connect(self.address()).await.unwrap();
         let kind =
             if body.starts_with('{') { "application/json" } else { "application/x-www-form-urlencoded" };
         let request = format!(
@@ -247,39 +248,56 @@ pub fn config(servers: &[&Server]) -> Config {
 /// Stands between a store and its server and does what networks do.
 pub struct Proxy {
     pub url: String,
+    wires: Arc<Wires>,
+}
+
+/// All connections of a proxy.
+#[derive(Default)]
+struct Wires {
     /// How late the server's bytes arrive, in milliseconds.
-    delay: Arc<AtomicU64>,
+    delay: AtomicU64,
     /// Connections older than this are dead, but nobody was told.
-    frozen: Arc<AtomicU64>,
+    frozen: AtomicU64,
+    /// Changes when every connection breaks.
+    cut: watch::Sender<()>,
+    /// What clients have sent, by connection.
+    sent: Mutex<Vec<Arc<Mutex<Vec<u8>>>>>,
 }
 
 impl Proxy {
     pub async fn to(server: &Server) -> Self {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
-        let (delay, frozen) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
-        let proxy = Self { url, delay: delay.clone(), frozen: frozen.clone() };
+        let wires = Arc::<Wires>::default();
+        let proxy = Self { url, wires: wires.clone() };
         let target = server.address().to_owned();
         tokio::spawn(async move {
             while let Ok((near, _)) = listener.accept().await {
-                let far = tokio::net::TcpStream::connect(&target).await.unwrap();
-                let born = frozen.load(Ordering::Relaxed);
-                let ((near_in, near_out), (far_in, far_out)) = (near.into_split(), far.into_split());
-                let none = Arc::new(AtomicU64::new(0));
-                tokio::spawn(carry(near_in, far_out, none, (frozen.clone(), born)));
-                tokio::spawn(carry(far_in, near_out, delay.clone(), (frozen.clone(), born)));
+                let Ok(far) = TcpStream::connect(&target).await else { continue };
+                tokio::spawn(wires.clone().carry(near, far));
             }
         });
         proxy
     }
 
     pub fn slow_down(&self, delay: Duration) {
-        self.delay.store(u64::try_from(delay.as_millis()).unwrap(), Ordering::Relaxed);
+        self.wires.delay.store(u64::try_from(delay.as_millis()).unwrap(), Ordering::Relaxed);
     }
 
     /// Leaves every connection half open. New ones work.
     pub fn freeze(&self) {
-        self.frozen.fetch_add(1, Ordering::Relaxed);
+        self.wires.frozen.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Breaks every connection. New ones work.
+    pub fn cut(&self) {
+        self.wires.cut.send_replace(());
+    }
+
+    /// Every HTTP/1.1 request so far: method and target, and the body.
+    pub fn requests(&self) -> Vec<(String, String)> {
+        let sent = self.wires.sent.lock().unwrap();
+        sent.iter().flat_map(|sent| requests(&String::from_utf8_lossy(&sent.lock().unwrap()))).collect()
     }
 
     pub fn config(&self) -> Config {
@@ -287,24 +305,103 @@ impl Proxy {
     }
 }
 
-async fn carry(
-    mut from: OwnedReadHalf,
-    mut to: OwnedWriteHalf,
-    delay: Arc<AtomicU64>,
-    (frozen, born): (Arc<AtomicU64>, u64),
-) {
-    let mut buffer = vec![0; 65_536];
-    while let Ok(count) = from.read(&mut buffer).await {
-        tokio::time::sleep(Duration::from_millis(delay.load(Ordering::Relaxed))).await;
-        let dead = frozen.load(Ordering::Relaxed) > born;
-        if !dead && (count == 0 || to.write_all(&buffer[..count]).await.is_err()) {
-            return;
-        }
-        if count == 0 {
-            // Half open: neither side is to learn of the end.
-            std::future::pending::<()>().await;
+impl Wires {
+    async fn carry(self: Arc<Self>, near: TcpStream, far: TcpStream) {
+        let born = self.frozen.load(Ordering::Relaxed);
+        let sent = Arc::<Mutex<Vec<u8>>>::default();
+        self.sent.lock().unwrap().push(sent.clone());
+        let mut cut = self.cut.subscribe();
+        let ((near_in, near_out), (far_in, far_out)) = (near.into_split(), far.into_split());
+        tokio::select! {
+            _ = cut.changed() => {}
+            () = async {
+                tokio::join!(
+                    self.forward(near_in, far_out, born, Some(&sent)),
+                    self.forward(far_in, near_out, born, None)
+                );
+            } => {}
         }
     }
+
+    /// Carries the bytes of one direction; those of the client are recorded in `sent`.
+    async fn forward(
+        &self,
+        mut from: OwnedReadHalf,
+        mut to: OwnedWriteHalf,
+        born: u64,
+        sent: Option<&Mutex<Vec<u8>>>,
+    ) {
+        let mut buffer = vec![0; 65_536];
+        while let Ok(count) = from.read(&mut buffer).await {
+            match sent {
+                Some(sent) => sent.lock().unwrap().extend(&buffer[..count]),
+                None => tokio::time::sleep(Duration::from_millis(self.delay.load(Ordering::Relaxed))).await,
+            }
+            let dead = self.frozen.load(Ordering::Relaxed) > born;
+            if !dead && (count == 0 || to.write_all(&buffer[..count]).await.is_err()) {
+                return;
+            }
+            if count == 0 {
+                // Half open: neither side is to learn of the end.
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+}
+
+fn requests(mut sent: &str) -> Vec<(String, String)> {
+    let mut found = Vec::new();
+    while let Some((head, rest)) = sent.split_once("\r\n\r\n") {
+        let length =
+            head.lines().find_map(|line| line.to_lowercase().strip_prefix("content-length: ")?.parse().ok());
+        let (body, rest) = rest.split_at(length.unwrap_or(0).min(rest.len()));
+        let line = head.lines().next().unwrap_or_default();
+        found.push((line.trim_end_matches(" HTTP/1.1").to_owned(), body.to_owned()));
+        sent = rest;
+    }
+    found
+}
+
+/// Percent-encodes everything but letters, digits and a few signs that mean nothing in a form.
+pub fn encode(text: &str) -> String {
+    let encode = |byte: u8| match byte {
+        byte if byte.is_ascii_alphanumeric() || b"-._~/".contains(&byte) => char::from(byte).to_string(),
+        byte => format!("%{byte:02X}"),
+    };
+    text.bytes().map(encode).collect()
+}
+
+/// A store over etcd v3.
+pub fn v3(config: &Config) -> Etcd<EtcdV3> {
+    Etcd::new(EtcdV3::new(config).unwrap(), PREFIX)
+}
+
+/// A store over etcd v2.
+pub fn v2(config: &Config) -> Etcd<EtcdV2> {
+    Etcd::new(EtcdV2::new(config).unwrap(), PREFIX)
+}
+
+pub fn held(written: Written) -> Held {
+    match written {
+        Written::Held(held) => held,
+        Written::Conflict => panic!("conflict"),
+    }
+}
+
+pub fn renewed(renewal: Renewal) -> Held {
+    match renewal {
+        Renewal::Held(held) => held,
+        Renewal::Lost(record) => panic!("lost: {record:?}"),
+    }
+}
+
+/// Has v3's users log in from now on: `root` with a password that must never be seen.
+pub async fn with_login(server: &Server) -> Config {
+    let mut client = server.client().await;
+    client.user_add("root", "hunter2", None).await.unwrap();
+    client.user_grant_role("root", "root").await.unwrap();
+    client.auth_enable().await.unwrap();
+    Config { username: "root".to_owned(), password: "hunter2".to_owned(), ..server.config() }
 }
 
 /// The value of node `number`.
