@@ -129,7 +129,8 @@ async fn a_token_that_ran_out_under_a_watch_is_replaced() {
         // A watch that has to be opened with a token of before does, too.
         tokens_run_out(&server, &config).await;
         proxy.cut();
-        held(store.create(subnet(number + 1), &attrs(number + 1), DAY).await.unwrap());
+        let another = v3(&Config { endpoints: vec![server.url.clone()], ..config.clone() });
+        held(another.create(subnet(number + 1), &attrs(number + 1), DAY).await.unwrap());
         seen(&mut watching, number + 1).await;
     }
 }
