@@ -9,17 +9,16 @@
 
 mod store_support;
 
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use flanneld::store::{
-    Api, Candidates, Config, Etcd, EtcdV2, EtcdV3, LeaseStore, StoreError, TlsFiles, Update,
-};
+use flanneld::store::{Api, Candidates, Config, LeaseStore, StoreError, TlsFiles, Update};
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
     date_time_ymd,
 };
-use store_support::{PREFIX, Server, Watching, etcd_on, key};
+use store_support::{PATIENCE, PREFIX, Server, Watching, attrs, etcd_on, subnet, v2, v3};
 use tempfile::TempDir;
 
 const RSA: &str = include_str!("store_support/rsa.pem");
@@ -66,6 +65,13 @@ impl Ca {
         self.sign(&named("etcd", &["127.0.0.1", "localhost"]))
     }
 
+    /// A certificate of ours that is no client's.
+    fn server_only(&self) -> Cert {
+        let mut params = named("flanneld", &[]);
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+        self.sign(&params)
+    }
+
     fn client(&self, key: KeyPair) -> Cert {
         let mut params = named("flanneld", &[]);
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
@@ -85,6 +91,15 @@ impl Files {
         let path = self.0.path().join(name);
         std::fs::write(&path, text).unwrap();
         path
+    }
+
+    /// Our certificate and key beside the authority that signed the server's.
+    fn client(&self, ca: &Ca, client: &Cert) -> TlsFiles {
+        TlsFiles {
+            ca: Some(self.write("ca.pem", &ca.pem)),
+            certificate: Some(self.write("client.pem", &client.pem)),
+            key: Some(self.write("client-key.pem", &client.key.serialize_pem())),
+        }
     }
 
     /// Words without the folder, which differs each time.
@@ -118,8 +133,7 @@ fn only_ca(path: &Path) -> TlsFiles {
 
 /// Lists over both APIs; they have to agree on what is wrong.
 async fn list(config: &Config) -> Result<(), StoreError> {
-    let three = Etcd::new(EtcdV3::new(config).unwrap(), PREFIX).list().await;
-    let two = Etcd::new(EtcdV2::new(config).unwrap(), PREFIX).list().await;
+    let (three, two) = (v3(config).list().await, v2(config).list().await);
     assert_eq!(three.as_ref().err(), two.as_ref().err());
     three.map(|_| ())
 }
@@ -143,10 +157,11 @@ async fn a_ca_alone_is_enough_for_ip_and_dns_names() {
     // Without a scheme the files say that TLS is meant.
     config.endpoints = vec![server.address().to_owned()];
     list(&config).await.unwrap();
-    let store = Etcd::new(EtcdV3::new(&config).unwrap(), PREFIX);
-    let mut watching = Watching::from(&store, store.list().await.unwrap().next);
-    store.create(store_support::subnet(1), &store_support::attrs(1), store_support::PATIENCE).await.unwrap();
-    assert!(matches!(watching.next().await, Update::Events(_)), "{}", key(1));
+    let (three, two) = (v3(&config), v2(&config));
+    let mut watching = Watching::from(&three, three.list().await.unwrap().next);
+    creates_and_sees(&three, &mut watching).await;
+    let mut watching = Watching::from(&two, two.list().await.unwrap().next);
+    creates_and_sees(&two, &mut watching).await;
 }
 
 #[tokio::test]
@@ -247,25 +262,78 @@ async fn a_renewed_client_certificate_is_used_by_the_next_connection() {
     let (files, ca, other) = (Files::new(), ca("ca"), ca("other"));
     let cert = ca.server();
     let server = server(&files, &cert.pem, &cert.key.serialize_pem(), Some(&ca)).await;
-    let write = |client: Cert| TlsFiles {
-        ca: Some(files.write("ca.pem", &ca.pem)),
-        certificate: Some(files.write("client.pem", &client.pem)),
-        key: Some(files.write("client-key.pem", &client.key.serialize_pem())),
-    };
-    let config = with(&server, write(other.client(KeyPair::generate().unwrap())));
-    let three = Etcd::new(EtcdV3::new(&config).unwrap(), PREFIX);
-    let two = Etcd::new(EtcdV2::new(&config).unwrap(), PREFIX);
-    let expected = format!(
-        "no etcd endpoint answers: {}: TLS: the server refuses the client certificate (BadCertificate): etcd-certfile has to \
-         be valid, for client authentication and signed by a CA the server trusts; without one set etcd-certfile and \
-         etcd-keyfile",
-        server.url
-    );
-    assert_eq!(three.list().await.unwrap_err().to_string(), expected);
-    assert_eq!(two.list().await.unwrap_err().to_string(), expected);
-    write(ca.client(KeyPair::generate().unwrap()));
+    let mut expired = named("flanneld", &[]);
+    expired.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+    (expired.not_before, expired.not_after) = (date_time_ymd(2001, 1, 1), date_time_ymd(2002, 2, 2));
+    let refused = [
+        (other.client(KeyPair::generate().unwrap()), "issuer CN=other, valid from 1975-01-01 to 4096-01-01"),
+        (ca.sign(&expired), "issuer CN=ca, valid from 2001-01-01 to 2002-02-02"),
+        (ca.server_only(), "issuer CN=ca, valid from 1975-01-01 to 4096-01-01"),
+    ];
+    let config = with(&server, files.client(&ca, &ca.client(KeyPair::generate().unwrap())));
+    let (three, two) = (v3(&config), v2(&config));
+    for (client, words) in refused {
+        files.client(&ca, &client);
+        let expected = format!(
+            "no etcd endpoint answers: {}: TLS: the server refuses our certificate (BadCertificate) in client.pem \
+             (etcd-certfile; subject CN=flanneld, {words}): it has to be valid, for client authentication and signed by a CA \
+             the server trusts",
+            server.url
+        );
+        assert_eq!(files.words(three.list().await.unwrap_err()), expected);
+        assert_eq!(files.words(two.list().await.unwrap_err()), expected);
+    }
+    files.client(&ca, &ca.client(KeyPair::generate().unwrap()));
     three.list().await.unwrap();
     two.list().await.unwrap();
+}
+
+/// Everything signed anew by another authority: what is on disk counts, for the watch as well.
+#[tokio::test]
+async fn a_whole_new_set_of_certificates_needs_no_restart() {
+    let (files, old, new) = (Files::new(), ca("old"), ca("new"));
+    let cert = old.server();
+    let mut server = server(&files, &cert.pem, &cert.key.serialize_pem(), Some(&old)).await;
+    let config = with(&server, files.client(&old, &old.client(KeyPair::generate().unwrap())));
+    let (three, two) = (v3(&config), v2(&config));
+    let mut watching3 = Watching::from(&three, three.list().await.unwrap().next);
+    let mut watching2 = Watching::from(&two, two.list().await.unwrap().next);
+    server.kill();
+    let cert = new.server();
+    files.write("server.pem", &cert.pem);
+    files.write("server-key.pem", &cert.key.serialize_pem());
+    files.write("clients.pem", &new.pem);
+    server.restart(false).await;
+    let expected = format!(
+        "no etcd endpoint answers: {}: TLS: the server's certificate (subject CN=etcd, issuer CN=new, valid from 1975-01-01 to \
+         4096-01-01) is not signed by any of the certificates in ca.pem (etcd-cafile)",
+        server.url
+    );
+    assert_eq!(files.words(three.list().await.unwrap_err()), expected);
+    assert_eq!(files.words(two.list().await.unwrap_err()), expected);
+    files.client(&new, &new.client(KeyPair::generate().unwrap()));
+    creates_and_sees(&three, &mut watching3).await;
+    creates_and_sees(&two, &mut watching2).await;
+}
+
+async fn creates_and_sees<S: LeaseStore>(store: &S, watching: &mut Watching) {
+    store_support::held(store.create(subnet(1), &attrs(1), PATIENCE).await.unwrap());
+    while !matches!(watching.next().await, Update::Events(_)) {}
+}
+
+#[tokio::test]
+async fn each_endpoint_has_a_scheme_of_its_own() {
+    let (files, ca) = (Files::new(), ca("ca"));
+    let cert = ca.server();
+    let mut encrypted = server(&files, &cert.pem, &cert.key.serialize_pem(), None).await;
+    let mut plain = store_support::etcd(&["--enable-v2"]).await;
+    let mut config = with(&encrypted, only_ca(&files.write("ca.pem", &ca.pem)));
+    config.endpoints.push(plain.url.clone());
+    plain.kill();
+    list(&config).await.unwrap();
+    plain.restart(false).await;
+    encrypted.kill();
+    list(&config).await.unwrap();
 }
 
 #[tokio::test]
@@ -273,10 +341,9 @@ async fn a_missing_client_certificate_is_asked_for() {
     let (files, ca) = (Files::new(), ca("ca"));
     let cert = ca.server();
     let server = server(&files, &cert.pem, &cert.key.serialize_pem(), Some(&ca)).await;
-    let words = refusal(&files, &server, only_ca(&files.write("ca.pem", &ca.pem))).await;
-    assert!(
-        words.starts_with("TLS: the server") && words.ends_with("set etcd-certfile and etcd-keyfile"),
-        "{words}"
+    assert_eq!(
+        refusal(&files, &server, only_ca(&files.write("ca.pem", &ca.pem))).await,
+        "TLS: the server asks for a client certificate (BadCertificate): set etcd-certfile and etcd-keyfile"
     );
 }
 
@@ -353,10 +420,9 @@ async fn tls_to_a_plain_port_and_plain_http_to_a_tls_port_are_told_apart() {
     let cert = ca.server();
     let encrypted = server(&files, &cert.pem, &cert.key.serialize_pem(), None).await;
     let config = Config { endpoints: vec![encrypted.url.replace("https:", "http:")], ..encrypted.config() };
-    for error in [
-        Etcd::new(EtcdV2::new(&config).unwrap(), PREFIX).list().await.unwrap_err().to_string(),
-        Etcd::new(EtcdV3::new(&config).unwrap(), PREFIX).list().await.unwrap_err().to_string(),
-    ] {
+    for error in
+        [v2(&config).list().await.unwrap_err().to_string(), v3(&config).list().await.unwrap_err().to_string()]
+    {
         assert!(error.ends_with(" (is this port TLS? then use https://)"), "{error}");
     }
 }
@@ -384,6 +450,11 @@ fn unusable_files_are_named() {
         files.write("no-x509.pem", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n");
     let locked = "-----BEGIN ENCRYPTED PRIVATE KEY-----\nAAAA\n-----END ENCRYPTED PRIVATE KEY-----\n";
     let locked = files.write("locked.pem", locked);
+    let secret = "hunter2SECRETkey";
+    let pem = |label: &str, body: &str| format!("-----BEGIN {label}-----\n{body}\n-----END {label}-----\n");
+    let no_base64 = files.write("no-base64.pem", &pem("PRIVATE KEY", &format!("!{secret}!")));
+    let no_key = files.write("no-key.pem", &pem("PRIVATE KEY", secret));
+    let cut_off = files.write("cut-off.pem", &format!("-----BEGIN PRIVATE KEY-----\n{secret}\n"));
     let missing = files.0.path().join("missing.pem");
     let folder = files.0.path().join("folder");
     std::fs::create_dir(&folder).unwrap();
@@ -431,7 +502,39 @@ fn unusable_files_are_named() {
             "no-x509.pem (etcd-certfile) holds a damaged certificate: it is not X.509",
         ),
         (pair(Some(&cert), Some(&missing)), "cannot read missing.pem (etcd-keyfile): there is no such file"),
+        (pair(Some(&missing), Some(&key)), "cannot read missing.pem (etcd-certfile): there is no such file"),
+        // No part of a key is ever shown.
+        (
+            pair(Some(&cert), Some(&no_base64)),
+            "the key in no-base64.pem (etcd-keyfile) cannot be used: its PEM is not base64",
+        ),
+        (
+            pair(Some(&cert), Some(&no_key)),
+            "the key in no-key.pem (etcd-keyfile) cannot be used: it is no RSA, EC or Ed25519 key",
+        ),
+        (
+            pair(Some(&cert), Some(&cut_off)),
+            "the key in cut-off.pem (etcd-keyfile) cannot be used: its PEM has no end (-----END …-----): is the file cut off?",
+        ),
     ] {
         assert_eq!(unusable(tls, &files), words);
     }
+}
+
+/// As somebody who may read nothing: root may read everything.
+#[test]
+fn a_file_without_permission_is_named() {
+    let (files, ca) = (Files::new(), ca("ca"));
+    let path = files.write("ca.pem", &ca.pem);
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o000)).unwrap();
+    let (thread, files) = (only_ca(&path), &files);
+    let words = std::thread::scope(|scope| {
+        let unprivileged = scope.spawn(|| {
+            // Of this thread only.
+            nix::unistd::setfsuid(nix::unistd::Uid::from_raw(65534));
+            unusable(thread, files)
+        });
+        unprivileged.join().unwrap()
+    });
+    assert_eq!(words, "cannot read ca.pem (etcd-cafile): permission denied");
 }

@@ -24,7 +24,7 @@ const DATA: &str = "/run/etcd";
 const BACKUP: &str = "/run/etcd.backup";
 
 /// One key with what etcd knows about it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct KeyValue {
     /// the whole key
     pub key: String,

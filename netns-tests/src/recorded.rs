@@ -2,14 +2,16 @@
 //! kernel as the Go daemon had left it.
 
 use std::fs;
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Map, Value};
 
-use crate::etcd::Api;
+use crate::etcd::{Api, KeyValue};
 use crate::flanneld::SUBNET_FILE;
 use crate::lab::{Lab, Spec};
+use crate::lease::Lease;
 use crate::node::Node;
 use crate::observe::{difference, sorted};
 use crate::underlay::Underlay;
@@ -93,12 +95,17 @@ impl Recorded {
     /// # Errors
     /// When etcd refuses.
     pub fn put_leases(&self, lab: &Lab) -> Result<()> {
-        let mut leases = Vec::new();
-        collect_leases(&self.json("etcd.json")?, &mut leases);
-        for (key, value) in leases {
-            lab.etcd().put_leased(&key, &value, 86_400)?;
+        for Lease { stored, .. } in self.leases()? {
+            lab.etcd().put_leased(&stored.key, &stored.value, 86_400)?;
         }
         Ok(())
+    }
+
+    fn leases(&self) -> Result<Vec<Lease>> {
+        let mut leases = Vec::new();
+        collect_leases(&self.json("etcd.json")?, &mut leases);
+        let lease = |(key, value)| Lease::parse(KeyValue { key, value, ..KeyValue::default() });
+        leases.into_iter().map(lease).collect()
     }
 
     /// Makes the node's kernel and `subnet.env` what they were on the recorded node.
@@ -138,16 +145,8 @@ impl Recorded {
 
     fn install_device(&self, node: &Node) -> Result<()> {
         let links = self.json("link.json")?;
-        let link = |pointer: &str| field(&links, &format!("/0{pointer}"));
-        let (device, mac, mtu) = (link("/ifname")?, link("/address")?, link("/mtu")?);
-        let vxlan = |name: &str| link(&format!("/linkinfo/info_data/{name}"));
-        let (id, parent, local, port) = (vxlan("id")?, vxlan("link")?, vxlan("local")?, vxlan("port")?);
-        node.run(&format!(
-            "ip link add {device} address {mac} mtu {mtu} txqueuelen 0 type vxlan id {id} dev {parent} \
-             local {local} dstport {port} nolearning"
-        ))?;
-        // A dot in the name would be taken for a separator in sysctl's usual notation.
-        node.run(&format!("sysctl -qw net/ipv6/conf/{device}/accept_ra=0"))?;
+        let local = field(&links, "/0/linkinfo/info_data/local")?;
+        let device = self.make_device(node, &field(&links, "/0/address")?, &local)?;
         let addresses = self.json("addr.json")?;
         for address in addresses.pointer("/0/addr_info").into_iter().flat_map(sorted) {
             if field(&address, "/family")? == "inet" {
@@ -158,6 +157,65 @@ impl Recorded {
             }
         }
         node.run(&format!("ip link set {device} up")).map(drop)
+    }
+
+    /// Makes the recorded device, with another MAC and outer address.
+    fn make_device(&self, node: &Node, mac: &str, local: &str) -> Result<String> {
+        let links = self.json("link.json")?;
+        let link = |pointer: &str| field(&links, &format!("/0{pointer}"));
+        let (device, mtu) = (link("/ifname")?, link("/mtu")?);
+        let vxlan = |name: &str| link(&format!("/linkinfo/info_data/{name}"));
+        let (id, parent, port) = (vxlan("id")?, vxlan("link")?, vxlan("port")?);
+        node.run(&format!(
+            "ip link add {device} address {mac} mtu {mtu} txqueuelen 0 type vxlan id {id} dev {parent} \
+             local {local} dstport {port} nolearning"
+        ))?;
+        // A dot in the name would be taken for a separator in sysctl's usual notation.
+        node.run(&format!("sysctl -qw net/ipv6/conf/{device}/accept_ra=0"))?;
+        Ok(device)
+    }
+
+    /// Makes the kernel and `subnet.env` of another node of the recorded cluster what they must have been: only one was
+    /// recorded, and the leases say the rest.
+    ///
+    /// # Errors
+    /// When there is no such node or a command fails.
+    pub fn install_other(&self, node: &Node, public_ip: Ipv4Addr) -> Result<()> {
+        let (own, others): (Vec<Lease>, Vec<Lease>) =
+            self.leases()?.into_iter().partition(|lease| lease.public_ip == public_ip);
+        let own = own.first().context("no recorded lease with this public IP")?;
+        let device = self.make_device(node, &own.vtep_mac, &public_ip.to_string())?;
+        node.run(&format!("ip address add {}/32 dev {device}", own.network()))?;
+        node.run(&format!("ip link set {device} up"))?;
+        for Lease { subnet, public_ip, vtep_mac, .. } in &others {
+            let gateway = subnet.split('/').next().unwrap_or_default();
+            node.run(&format!("ip neigh add {gateway} lladdr {vtep_mac} dev {device} nud permanent"))?;
+            node.run(&format!("bridge fdb add {vtep_mac} dev {device} dst {public_ip} self permanent"))?;
+            node.run(&format!("ip route add {subnet} via {gateway} dev {device} onlink"))?;
+        }
+        let [a, b, c, _] = own.network().octets();
+        let subnet = format!("FLANNEL_SUBNET={a}.{b}.{c}.1/24");
+        let recorded = self.text("subnet.env")?;
+        let file = recorded.lines().map(|line| match line.starts_with("FLANNEL_SUBNET=") {
+            true => format!("{subnet}\n"),
+            false => format!("{line}\n"),
+        });
+        node.write(SUBNET_FILE, &file.collect::<String>())
+    }
+
+    /// Gives a node the recorded firewall rules, for the subnet its `subnet.env` names.
+    ///
+    /// # Errors
+    /// When `iptables-restore` refuses them.
+    pub fn install_rules(&self, node: &Node) -> Result<()> {
+        let subnet = |file: &str| {
+            let line = file.lines().find_map(|line| line.strip_prefix("FLANNEL_SUBNET="));
+            line.map(|line| line.replace(".1/", ".0/")).context("subnet.env names no subnet")
+        };
+        let (recorded, own) = (subnet(&self.text("subnet.env")?)?, subnet(&node.read(SUBNET_FILE)?)?);
+        let path = node.folder().join("rules");
+        fs::write(&path, self.text("iptables-nft.save")?.replace(&recorded, &own))?;
+        node.run(&format!("iptables-nft-restore {}", path.display())).map(drop)
     }
 }
 

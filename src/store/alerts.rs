@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 
 use http::Uri;
+use rustls::AlertDescription;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
@@ -18,11 +19,11 @@ use super::tls;
 
 /// The last words of each server. Clones share them.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Alerts(Arc<Mutex<HashMap<String, String>>>);
+pub(super) struct Alerts(Arc<Mutex<HashMap<String, AlertDescription>>>);
 
 impl Alerts {
     /// The last words of the server of `url`, once.
-    pub(super) fn take(&self, url: &Uri) -> Option<String> {
+    pub(super) fn take(&self, url: &Uri) -> Option<AlertDescription> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(url.authority()?.as_str())
     }
 
@@ -33,8 +34,8 @@ impl Alerts {
     }
 
     fn remember(&self, server: &str, error: &io::Error) {
-        if let Some(words) = tls::alert(error) {
-            self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(server.to_owned(), words);
+        if let Some(alert) = tls::alert(error) {
+            self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(server.to_owned(), alert);
         }
     }
 }

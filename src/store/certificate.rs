@@ -1,5 +1,7 @@
 //! What a certificate says about itself, in words for an operator. Judges nothing.
 
+use std::fmt;
+
 use rustls::pki_types::CertificateDer;
 use x509_parser::certificate::X509Certificate;
 use x509_parser::extensions::GeneralName;
@@ -17,6 +19,13 @@ pub(super) struct Summary {
     /// `DNS:etcd`, `IP:10.8.0.101`.
     pub(super) names: Vec<String>,
     pub(super) is_ca: bool,
+}
+
+impl fmt::Display for Summary {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { subject, issuer, not_before, not_after, .. } = self;
+        write!(f, "subject {subject}, issuer {issuer}, valid from {not_before} to {not_after}")
+    }
 }
 
 /// Reads a certificate; `None` when it is none.

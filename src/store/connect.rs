@@ -75,7 +75,8 @@ impl Connector {
 
     /// Why the server of `url` broke off the last connection, if it said so.
     pub(super) fn last_words(&self, url: &Uri) -> Option<String> {
-        self.alerts.take(url).map(|words| ConnectError::Handshake(words).to_string())
+        let alert = self.alerts.take(url)?;
+        Some(ConnectError::Handshake(tls::alert_in_words(alert, &self.files)).to_string())
     }
 
     /// Connects to the host of `url`.
@@ -101,7 +102,10 @@ impl Connector {
             {
                 Err(ConnectError::BrokenOff)
             }
-            Ok(Err(error)) => Err(ConnectError::Handshake(tls::in_words(&error))),
+            Ok(Err(error)) => Err(ConnectError::Handshake(match tls::alert(&error) {
+                Some(alert) => tls::alert_in_words(alert, &self.files),
+                None => tls::in_words(&error),
+            })),
             Err(_) => Err(ConnectError::SilentTls),
         }
     }

@@ -185,6 +185,9 @@ fn unusable(error: &RustlsError, certificate: &Path, key: &Path, subject: String
             TlsError::Mismatch { key: key.to_owned(), certificate: certificate.to_owned(), subject }
         }
         RustlsError::InvalidCertificate(_) => bad_certificate(certificate, CERTIFICATE, error),
+        RustlsError::General(_) => {
+            TlsError::BadKey { path: key.to_owned(), reason: "it is no RSA, EC or Ed25519 key".to_owned() }
+        }
         other => TlsError::BadKey { path: key.to_owned(), reason: other.to_string() },
     }
 }
@@ -197,7 +200,6 @@ pub(super) fn in_words(error: &io::Error) -> String {
             Some(refusal) => refusal.to_string(),
             None => other.to_string(),
         },
-        Some(RustlsError::AlertReceived(alert)) => alert_in_words(*alert),
         Some(RustlsError::InvalidMessage(_)) => {
             "the server does not speak TLS (is this port plain HTTP?)".to_owned()
         }
@@ -207,28 +209,44 @@ pub(super) fn in_words(error: &io::Error) -> String {
 }
 
 /// What the server said, if it broke off the connection with an alert.
-pub(super) fn alert(error: &io::Error) -> Option<String> {
+pub(super) fn alert(error: &io::Error) -> Option<AlertDescription> {
     match error.get_ref()?.downcast_ref::<RustlsError>()? {
-        RustlsError::AlertReceived(alert) => Some(alert_in_words(*alert)),
+        RustlsError::AlertReceived(alert) => Some(*alert),
         _ => None,
     }
 }
 
-fn alert_in_words(alert: AlertDescription) -> String {
+/// What an alert of the server means to somebody who connects with `files`.
+pub(super) fn alert_in_words(alert: AlertDescription, files: &TlsFiles) -> String {
     match alert {
-        AlertDescription::CertificateRequired => {
-            format!("the server asks for a client certificate: set {CERTIFICATE} and {KEY}")
-        }
-        AlertDescription::BadCertificate
+        AlertDescription::CertificateRequired
+        | AlertDescription::BadCertificate
         | AlertDescription::UnknownCA
         | AlertDescription::CertificateExpired
         | AlertDescription::CertificateRevoked
         | AlertDescription::UnsupportedCertificate
-        | AlertDescription::CertificateUnknown => format!(
-            "the server refuses the client certificate ({alert:?}): {CERTIFICATE} has to be valid, for client authentication \
-             and signed by a CA the server trusts; without one set {CERTIFICATE} and {KEY}"
-        ),
+        | AlertDescription::CertificateUnknown => match &files.certificate {
+            None => {
+                format!("the server asks for a client certificate ({alert:?}): set {CERTIFICATE} and {KEY}")
+            }
+            Some(path) => format!(
+                "the server refuses our certificate ({alert:?}) in {} ({CERTIFICATE}; {}): it has to be valid, for client \
+                 authentication and signed by a CA the server trusts",
+                path.display(),
+                own_certificate(path)
+            ),
+        },
         other => format!("the server broke off the handshake ({other:?})"),
+    }
+}
+
+/// What our certificate says about itself, as the file is now.
+fn own_certificate(path: &Path) -> String {
+    match certificates(path, CERTIFICATE) {
+        Ok(chain) => {
+            chain.first().and_then(certificate::summary).map_or_else(String::new, |own| own.to_string())
+        }
+        Err(error) => error.to_string(),
     }
 }
 

@@ -85,7 +85,7 @@ impl ServerCertVerifier for Verifier {
 /// The words for one refusal. `host` is whom we meant to reach.
 fn refusal(reason: &CertificateError, summary: &Summary, host: &str, trusted: &str) -> Refusal {
     let Summary { subject, issuer, not_before, not_after, .. } = summary;
-    let certificate = format!("(subject {subject}, issuer {issuer}, valid from {not_before} to {not_after})");
+    let certificate = format!("({summary})");
     let reason = match reason {
         CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
             format!("expired on {not_after}: renew it, or correct this node's clock")

@@ -193,7 +193,12 @@ impl Server {
             std::fs::remove_dir_all(self.dir.path().join("data")).unwrap();
         }
         self.child = spawn(&self.dir, &self.args);
-        eventually("etcd serves again", async || is_healthy(self).await.then_some(())).await;
+        let serves = async || {
+            let serves =
+                if self.url.starts_with("https") { accepts(self).await } else { is_healthy(self).await };
+            serves.then_some(())
+        };
+        eventually("etcd serves again", serves).await;
     }
 
     pub fn signal(&self, signal: nix::libc::c_int) {
