@@ -19,7 +19,7 @@
 //! | [`kernel`] | model, netlink | store, daemon |
 //! | [`firewall`] | model | store, kernel, daemon |
 //! | [`subnet_env`], [`notify`], [`logging`], [`clock`] | model | each other's business |
-//! | [`health`] | status, metrics | anything that changes state |
+//! | [`health`], [`status_socket`] | status, metrics | anything that changes state |
 //! | [`facts`] | options | anything but reading the host |
 //! | [`command`] | all of the above | the daemon's loop |
 //! | [`daemon`] | all of the above through traits and values | netlink or etcd types |
@@ -37,5 +37,6 @@ pub mod model;
 pub mod notify;
 pub mod options;
 pub mod status;
+pub mod status_socket;
 pub mod store;
 pub mod subnet_env;

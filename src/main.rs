@@ -13,7 +13,7 @@ use flanneld::notify::{Notifier, watchdog_interval};
 use flanneld::options::{self, Configured, Invocation};
 use flanneld::store::Ourselves;
 use flanneld::subnet_env::{Previous, file};
-use flanneld::{command, facts, health, logging, store};
+use flanneld::{command, facts, health, logging, status_socket, store};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::{error, info, warn};
 
@@ -75,7 +75,7 @@ async fn serve(configured: &Configured) -> anyhow::Result<()> {
     let machine_id = std::fs::read_to_string("/etc/machine-id").ok();
     let settings = Settings::new(options, machine_id.as_deref(), &previous);
     let notifier = Notifier::new(std::env::var_os("NOTIFY_SOCKET"))?;
-    let (reporter, mut pings, sources) = Reporter::new(notifier, || Now::Boot.now().0);
+    let (reporter, mut questions, served) = Reporter::new(notifier, || Now::Boot.now().0);
     let mut reporter = reporter.watched_every(watchdog_interval(
         std::env::var_os("WATCHDOG_USEC").as_deref(),
         std::env::var_os("WATCHDOG_PID").as_deref(),
@@ -84,8 +84,10 @@ async fn serve(configured: &Configured) -> anyhow::Result<()> {
     if let Some(address) = options.health {
         let listener = health::bind(address).await?;
         info!(%address, "health and metrics are served");
-        tokio::spawn(health::serve(listener, sources, Limits::default(), std::future::pending()));
+        tokio::spawn(health::serve(listener, served.health, Limits::default(), std::future::pending()));
     }
+    let socket = status_socket::path_beside(&options.subnet_file);
+    tokio::spawn(status_socket::serve(socket, served.local, status_socket::Limits::default()));
     let clock = Clock::boot().context("get a timer from the kernel")?;
     let kernel = LinuxKernel::open(ReceiveBuffers::default())?;
     let candidates = store::open(&options.etcd)?;
@@ -94,9 +96,9 @@ async fn serve(configured: &Configured) -> anyhow::Result<()> {
     let store = tokio::select! {
         store = daemon::choose_store(&candidates, own, &mut reporter) => store?,
         () = &mut stop => return Ok(()),
-        () = pings.answer_all() => return Ok(()),
+        () = questions.answer_all() => return Ok(()),
     };
-    daemon::run(settings, store, kernel, (clock, reporter, pings), stop).await?;
+    daemon::run(settings, store, kernel, (clock, reporter, questions), stop).await?;
     info!("flanneld stops; device, routes, rules, subnet.env and lease stay");
     Ok(())
 }

@@ -69,7 +69,9 @@ impl RepairKind {
     const ALL: [Self; 7] =
         [Self::Device, Self::Fdb, Self::Neighbor, Self::Route, Self::Firewall, Self::Lease, Self::SubnetEnv];
 
-    fn label(self) -> &'static str {
+    /// The value of the label `kind`.
+    #[must_use]
+    pub fn label(self) -> &'static str {
         match self {
             Self::Device => "device",
             Self::Fdb => "fdb",

@@ -3,12 +3,15 @@
 //! All points in time are readings of `CLOCK_BOOTTIME`, passed in as `now`. What changes with every kernel operation is not
 //! here but in [`Metrics`](crate::metrics::Metrics), so that publishing stays rare.
 
-use std::collections::BTreeMap;
+pub mod answer;
+
+use std::collections::{BTreeMap, VecDeque};
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use ipnetwork::Ipv4Network;
 
+use crate::model::state::Vtep;
 use crate::model::{IfName, MacAddr, Mtu};
 
 /// The daemon's state.
@@ -32,6 +35,94 @@ pub struct Status {
     pub subnet_env_written: bool,
     /// Every peer of the first list was tried once.
     pub first_list_tried: bool,
+    /// The device as it should be, once that is known.
+    pub device: Option<Device>,
+    /// The firewall's rules as last looked at.
+    pub rules: Option<Rules>,
+    /// What was put right lately, the newest last; see [`Status::repaired`].
+    pub repairs: VecDeque<Repair>,
+}
+
+/// The device as it should be, and what belongs on it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Device {
+    /// Its attributes.
+    pub vtep: Vtep,
+    /// Its address.
+    pub address: Ipv4Addr,
+    /// The overlay network.
+    pub network: Ipv4Network,
+}
+
+/// The firewall's rules.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rules {
+    /// Where they are and why there, as soon as that is decided.
+    pub firewall: Option<String>,
+    /// Why they are not in force, or what failed beside them.
+    pub problem: Option<String>,
+    /// They are in force.
+    pub in_force: bool,
+    /// What drops pods' packets in spite of them.
+    pub obstacles: Vec<Obstacle>,
+}
+
+/// Something that drops what our rules accept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Obstacle {
+    /// What, in words.
+    pub problem: String,
+    /// What to do.
+    pub cure: String,
+}
+
+/// Something that somebody else had changed and that was put right.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Repair {
+    /// When, the last time if it was several.
+    pub at: Duration,
+    /// What, as the metric `flanneld_repairs_total` labels it.
+    pub what: &'static str,
+    /// How many of them.
+    pub count: u64,
+}
+
+/// How many repairs are remembered.
+const REPAIRS: usize = 16;
+/// Repairs of one kind that follow each other this closely are one.
+const SAME_REPAIR: Duration = Duration::from_secs(1);
+
+impl Status {
+    /// Remembers a repair.
+    pub fn repaired(&mut self, what: &'static str, count: u64, now: Duration) {
+        if count == 0 {
+            return;
+        }
+        let last = self.repairs.iter_mut().rev().find(|repair| repair.what == what);
+        if let Some(last) = last.filter(|last| now.saturating_sub(last.at) <= SAME_REPAIR) {
+            *last = Repair { at: now, what, count: last.count.saturating_add(count) };
+            return;
+        }
+        if self.repairs.len() == REPAIRS {
+            self.repairs.pop_front();
+        }
+        self.repairs.push_back(Repair { at: now, what, count });
+    }
+}
+
+/// One other node, as the kernel holds it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PeerState {
+    /// Its subnet.
+    pub subnet: Ipv4Network,
+    /// Where encapsulated packets go.
+    pub public_ip: Ipv4Addr,
+    /// The hardware address of its device.
+    pub mac: MacAddr,
+    /// It is reached without the tunnel.
+    pub direct: bool,
+    /// Why it cannot be reached, in words.
+    pub problem: Option<String>,
 }
 
 /// How far the daemon is.
@@ -115,6 +206,8 @@ pub struct Store {
     pub describe: String,
     /// Whether it answers.
     pub link: Link,
+    /// The newest revision that was seen; 0 before the first.
+    pub revision: u64,
     /// How often the watch had to be opened again.
     pub watch_restarts: u64,
 }
@@ -227,6 +320,7 @@ mod tests {
             store: Store { link: Link::Up { since: Duration::from_secs(90) }, ..Store::default() },
             subnet_env_written: true,
             first_list_tried: true,
+            ..Status::default()
         }
     }
 
@@ -258,6 +352,23 @@ mod tests {
     fn a_store_that_is_down_does_not_make_it_unready() {
         let down = Link::Down { since: NOW, error: "x".to_owned() };
         assert!(ready(&Status { store: Store { link: down, ..Store::default() }, ..running() }, NOW));
+    }
+
+    #[test]
+    fn repairs_that_follow_each_other_closely_are_one_and_old_ones_are_forgotten() {
+        let mut status = Status::default();
+        let at = Duration::from_millis;
+        for (what, count, now) in
+            [("route", 2, 0), ("fdb", 1, 100), ("route", 1, 900), ("route", 0, 5000), ("route", 4, 6000)]
+        {
+            status.repaired(what, count, at(now));
+        }
+        let expected = [("route", 3, 900), ("fdb", 1, 100), ("route", 4, 6000)];
+        let expected = expected.map(|(what, count, now)| Repair { at: at(now), what, count });
+        assert_eq!(status.repairs, expected);
+        (0..40).for_each(|second| status.repaired("lease", 1, Duration::from_secs(100 + 2 * second)));
+        assert_eq!(status.repairs.len(), REPAIRS);
+        assert_eq!(status.repairs.back().unwrap().at, Duration::from_secs(178));
     }
 
     #[test]

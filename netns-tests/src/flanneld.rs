@@ -11,6 +11,7 @@ use nix::sys::signal::Signal;
 use crate::binaries;
 use crate::eventually::eventually;
 use crate::http;
+use crate::namespaces::Entry;
 use crate::node::Node;
 use crate::notify::NotifySocket;
 use crate::process::{Footprint, Process};
@@ -54,18 +55,56 @@ impl Options {
         self
     }
 
+    /// The flags as the words of a command line. Sorted and with one dash, as the role's unit has them.
+    #[must_use]
+    pub fn words(&self) -> Vec<String> {
+        let mut flags = self.flags.clone();
+        flags.sort();
+        flags.iter().map(|(name, value)| format!("-{name}={value}")).collect()
+    }
+
     fn command(&self) -> Result<Command> {
         let mut command = match &self.program {
             Some(program) => Command::new(program),
             None => Command::new(binaries::flanneld()?),
         };
-        // Sorted and with one dash, as the role's unit has them.
-        let mut flags = self.flags.clone();
-        flags.sort();
-        command.args(flags.iter().map(|(name, value)| format!("-{name}={value}")));
+        command.args(self.words());
         command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         Ok(command)
     }
+}
+
+/// What a command of the daemon's binary (`flanneld status`) printed, and its exit code.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Told {
+    /// The exit code; `None` after a signal.
+    pub code: Option<i32>,
+    /// Standard output.
+    pub out: String,
+    /// Standard error.
+    pub err: String,
+}
+
+impl Told {
+    /// Standard output as JSON.
+    ///
+    /// # Errors
+    /// When it is none; the error holds everything.
+    pub fn json(&self) -> Result<serde_json::Value> {
+        serde_json::from_str(&self.out).with_context(|| format!("no JSON: {self:?}"))
+    }
+}
+
+/// Runs `flanneld WORDS…` in a node to its end.
+///
+/// # Errors
+/// When it cannot be started.
+pub fn told<W: AsRef<str>>(node: &Node, words: &[W]) -> Result<Told> {
+    let mut command = Command::new(binaries::flanneld()?);
+    command.args(words.iter().map(AsRef::as_ref));
+    let output = node.output(&mut command, &Entry::Node)?;
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    Ok(Told { code: output.status.code(), out: text(&output.stdout), err: text(&output.stderr) })
 }
 
 /// A running daemon. It is killed when this value is dropped; the data plane stays.

@@ -3,8 +3,15 @@
 //! One row per command; each command's file reads its own options, prints on stdout and says with its exit code whether
 //! something is wrong. A first word that is no command is left to [`crate::options`], which knows what to say about it.
 
+mod arguments;
+mod check;
+mod cleanup;
 mod docker_opts;
+mod own_lease;
 mod render;
+mod running;
+mod status;
+mod words;
 
 use std::ffi::{OsStr, OsString};
 use std::process::ExitCode;
@@ -21,7 +28,8 @@ pub struct Command {
 }
 
 /// Every command, in the order of the help.
-pub const ALL: &[Command] = &[docker_opts::COMMAND, render::COMMAND];
+pub const ALL: &[Command] =
+    &[status::COMMAND, check::COMMAND, cleanup::COMMAND, docker_opts::COMMAND, render::COMMAND];
 
 /// The command of this name.
 #[must_use]
@@ -33,4 +41,11 @@ pub fn find(word: &OsStr) -> Option<Command> {
 #[must_use]
 pub fn help() -> String {
     ALL.iter().map(|command| format!("  {:<12} {}\n", command.name, command.summary)).collect()
+}
+
+/// Prints what a command has to say. Somebody who closes the pipe early (`| head`) has read enough.
+fn print(text: &str) {
+    use std::io::Write;
+    let mut out = std::io::stdout().lock();
+    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
 }

@@ -16,7 +16,7 @@ use crate::model::ext_iface::candidates;
 use crate::model::host::Host;
 use crate::model::state::{Observed, Vtep};
 use crate::model::underlay::{Choice, Underlay};
-use crate::model::{IfName, MacAddr, NetworkConfig};
+use crate::model::{MacAddr, NetworkConfig};
 use crate::status::Phase;
 use crate::store::{LeaseStore, Snapshot, StoreError};
 
@@ -130,18 +130,7 @@ fn choose_underlay<K: Kernel>(choice: &Choice, kernel: &mut K) -> Result<(Underl
 
 /// The device with a MAC drawn for the case that none is known.
 fn wanted_vtep(config: &NetworkConfig, underlay: &Underlay) -> Vtep {
-    Vtep {
-        name: IfName::of_vtep(config.vxlan.vni),
-        mac: MacAddr::local_from_random(random_bytes()),
-        vni: config.vxlan.vni,
-        parent: underlay.external.name.clone(),
-        local: underlay.external.address,
-        port: config.vxlan.port,
-        mtu: underlay.mtu,
-        learning: config.vxlan.learning,
-        gbp: config.vxlan.gbp,
-        tx_checksum: None,
-    }
+    device::wanted(config, underlay, MacAddr::local_from_random(random_bytes()))
 }
 
 /// The node's own option counts more than the network config.

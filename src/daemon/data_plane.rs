@@ -17,9 +17,10 @@ use crate::model::Mtu;
 use crate::model::device::{self, DeviceStep};
 use crate::model::diff::{Plan, diff};
 use crate::model::ext_iface::ExternalInterface;
-use crate::model::lease_set::{LeaseSet, Touched};
+use crate::model::lease_set::{LeaseSet, Peer, Touched};
 use crate::model::overlay::{Overlay, keys_of};
 use crate::model::state::{Entries, EntryKey, Observed, Operation, Route, Vtep};
+use crate::status::{Device, PeerState};
 
 /// How many operations go to the kernel before the echo of our own changes is read: the notification socket must not overflow.
 const CHUNK: usize = 900;
@@ -157,6 +158,32 @@ impl<K: Kernel> DataPlane<K> {
             }
         }
         peers.len()
+    }
+
+    /// The device as it should be, with what belongs on it.
+    pub(super) fn device(&self) -> Device {
+        Device { vtep: self.vtep.clone(), address: self.address, network: self.network }
+    }
+
+    /// Every peer, and why the kernel does not hold it whole.
+    pub(super) fn peers(&self) -> Vec<PeerState> {
+        let peers = self.leases.peers().map(|(subnet, peer)| PeerState {
+            subnet,
+            public_ip: peer.public_ip,
+            mac: peer.mac,
+            direct: self.direct.contains(&peer.public_ip),
+            problem: self.problem_of(subnet, peer),
+        });
+        peers.collect()
+    }
+
+    fn problem_of(&self, subnet: Ipv4Network, peer: Peer) -> Option<String> {
+        if let Some(theirs) = self.conflicts.get(&subnet) {
+            let theirs = crate::kernel::route_in_words(theirs);
+            return Some(format!("a route that is not ours stands in its place: {theirs}"));
+        }
+        let keys = [EntryKey::Routes(subnet), EntryKey::Neighbor(subnet.network()), EntryKey::Fdb(peer.mac)];
+        keys.iter().find_map(|key| self.failed.get(key)).cloned()
     }
 
     /// Whether something is left to try again.
@@ -625,6 +652,8 @@ mod tests {
         put(&mut plane, 2, 2);
         put(&mut plane, 3, 3);
         assert_eq!((plane.failed_peers(), plane.has_failures()), (1, true));
+        let problems: Vec<bool> = plane.peers().iter().map(|peer| peer.problem.is_some()).collect();
+        assert_eq!(problems, [true, false]);
         assert_eq!(plane.kernel.state.entries.routes.len(), 1);
         plane.kernel.refused.clear();
         plane.retry(NOW);

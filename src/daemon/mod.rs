@@ -27,7 +27,7 @@ use std::time::Duration;
 use ipnetwork::Ipv4Network;
 
 pub use choose_store::choose_store;
-pub use reporter::{Pings, Reporter};
+pub use reporter::{Published, Questions, Reporter};
 use subnet_file::SubnetFile;
 
 use crate::clock::Clock;
@@ -139,7 +139,7 @@ pub async fn run<S: LeaseStore, K: Kernel>(
     settings: Settings,
     store: S,
     mut kernel: K,
-    (clock, mut reporter, mut pings): (Clock, Reporter, Pings),
+    (clock, mut reporter, mut questions): (Clock, Reporter, Questions),
     stop: impl Future<Output = ()>,
 ) -> Result<(), Fatal> {
     let mut stop = std::pin::pin!(stop);
@@ -147,7 +147,7 @@ pub async fn run<S: LeaseStore, K: Kernel>(
     let started = tokio::select! {
         started = bootstrap::start(&settings, &store, &mut kernel, &mut reporter, clock.teller()) => started?,
         () = &mut stop => return Ok(()),
-        () = pings.answer_all() => return Ok(()),
+        () = questions.answer_all() => return Ok(()),
     };
     let lease = &started.acquired.lease.held;
     let network = started.claim.config.network;
@@ -173,5 +173,5 @@ pub async fn run<S: LeaseStore, K: Kernel>(
     let data_plane = DataPlane::new(kernel, LeaseSet::new(own).with_grace(settings.peer_grace), wanted);
     let lease = (started.claim, started.acquired);
     let running = Running::new((store, clock, reporter), &settings, below, lease, data_plane);
-    running.run(stop, pings).await
+    running.run(stop, questions).await
 }

@@ -24,32 +24,48 @@ use crate::model::lease_set::{LeaseSet, Skipped};
 use crate::model::underlay::Underlay;
 use crate::notify::{Notifier, State};
 use crate::status::{self, Link, Peers, Phase, Status, status_line};
-use crate::store::StoreError;
+use crate::status_socket::{self, PeersQuestion};
+use crate::store::{Revision, StoreError};
 
 /// systemd waits this much longer each time we say that we are still waiting.
 const EXTEND: Duration = Duration::from_secs(60);
 /// A trouble that lasts is mentioned again after this.
 const REMIND: Duration = Duration::from_secs(300);
 
-/// The loop's end of the questions whether it turns.
+/// The loop's end of the questions whether it turns, and of those about the peers.
 #[derive(Debug)]
-pub struct Pings(mpsc::Receiver<Ping>);
+pub struct Questions {
+    pings: mpsc::Receiver<Ping>,
+    peers: mpsc::Receiver<PeersQuestion>,
+}
 
-impl Pings {
-    /// Answers the next question. Cancel-safe.
-    pub(super) async fn answer(&mut self) {
-        match self.0.recv().await {
-            Some(ping) => ping.answer(),
-            None => std::future::pending().await,
+impl Questions {
+    /// Answers pings until somebody asks for the peers. Cancel-safe.
+    pub(super) async fn about_peers(&mut self) -> PeersQuestion {
+        loop {
+            tokio::select! {
+                Some(ping) = self.pings.recv() => ping.answer(),
+                Some(question) = self.peers.recv() => return question,
+                else => std::future::pending().await,
+            }
         }
     }
 
-    /// Answers every question, for as long as there is another loop that turns.
+    /// Answers every question, for as long as there is another loop that turns and no peer is known.
     pub async fn answer_all(&mut self) {
         loop {
-            self.answer().await;
+            self.about_peers().await.answer(Vec::new());
         }
     }
+}
+
+/// What is served of the daemon's state.
+#[derive(Debug)]
+pub struct Published {
+    /// For health and metrics.
+    pub health: Sources,
+    /// For `flanneld status`.
+    pub local: status_socket::Sources,
 }
 
 /// The daemon's voice.
@@ -76,11 +92,15 @@ pub struct Reporter {
 impl Reporter {
     /// A reporter and what is served from it.
     #[must_use]
-    pub fn new(notifier: Notifier, clock: fn() -> Duration) -> (Self, Pings, Sources) {
+    pub fn new(notifier: Notifier, clock: fn() -> Duration) -> (Self, Questions, Published) {
         let (published, status) = watch::channel(Status::default());
         let (ask, pings) = mpsc::channel(1);
+        let (ask_for_peers, peers) = mpsc::channel(1);
         let metrics = Arc::new(Metrics::default());
-        let sources = Sources { status, metrics: metrics.clone(), pings: ask, clock };
+        let served = Published {
+            local: status_socket::Sources { status: status.clone(), peers: ask_for_peers, clock },
+            health: Sources { status, metrics: metrics.clone(), pings: ask, clock },
+        };
         let reporter = Self {
             status: Status::default(),
             published,
@@ -98,7 +118,7 @@ impl Reporter {
             unnamed: 0,
             fights_told: BTreeMap::new(),
         };
-        (reporter, Pings(pings), sources)
+        (reporter, Questions { pings, peers }, served)
     }
 
     /// systemd wants a sign of life at least this often.
@@ -157,6 +177,16 @@ impl Reporter {
         Some(next)
     }
 
+    /// How the device should be.
+    pub(super) fn device(&mut self, device: status::Device) {
+        self.status.device = Some(device);
+    }
+
+    /// The store was seen at this revision.
+    pub(super) fn seen(&mut self, revision: Revision) {
+        self.status.store.revision = revision;
+    }
+
     /// Publishes where the node stands; tells systemd READY the first time everything is in place.
     pub(super) fn running(
         &mut self,
@@ -204,7 +234,7 @@ impl Reporter {
         for (kind, count) in &report.done {
             self.metrics.operations(*kind, true, *count);
             if repaired {
-                self.metrics.repairs(RepairKind::from(*kind), *count);
+                self.repaired(RepairKind::from(*kind), *count);
             }
         }
         for (kind, count) in &report.failed {
@@ -289,10 +319,11 @@ impl Reporter {
     }
 
     /// The firewall was looked at.
-    pub(super) fn rules(&mut self, in_force: bool, repaired: u64) {
-        debug!(in_force, repaired, "firewall looked at");
+    pub(super) fn rules(&mut self, rules: status::Rules, repaired: u64) {
+        debug!(in_force = rules.in_force, repaired, "firewall looked at");
         self.rules_tried = true;
-        self.metrics.repairs(RepairKind::Firewall, repaired);
+        self.status.rules = Some(rules);
+        self.repaired(RepairKind::Firewall, repaired);
     }
 
     /// Readiness does not wait for the firewall any longer.
@@ -303,12 +334,17 @@ impl Reporter {
 
     /// The lease was lost and taken again.
     pub(super) fn lease_repaired(&mut self) {
-        self.metrics.repairs(RepairKind::Lease, 1);
+        self.repaired(RepairKind::Lease, 1);
     }
 
     /// `subnet.env` had been changed or deleted and was written again.
     pub(super) fn file_repaired(&mut self) {
-        self.metrics.repairs(RepairKind::SubnetEnv, 1);
+        self.repaired(RepairKind::SubnetEnv, 1);
+    }
+
+    fn repaired(&mut self, kind: RepairKind, count: u64) {
+        self.metrics.repairs(kind, count);
+        self.status.repaired(kind.label(), count, (self.now)());
     }
 
     /// The lease could not be renewed; `left` is what remains of it.

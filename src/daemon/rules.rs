@@ -10,10 +10,11 @@ use tracing::{error, info, warn};
 
 use super::Settings;
 use crate::firewall::checks::{KernelSettings, warnings};
-use crate::firewall::{Applied, Firewall, FirewallError, FirewallOptions, Obstacle};
+use crate::firewall::{Applied, Choice, Firewall, FirewallError, FirewallOptions, Obstacle};
 use crate::logging::{Recurring, Tell};
 use crate::model::masquerade::{Overlay, RuleSet};
 use crate::model::{IfName, NetworkConfig};
+use crate::status;
 
 /// First and longest pause after a failure.
 const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
@@ -26,8 +27,8 @@ const REMIND: Duration = Duration::from_secs(300);
 /// What became of one look at the rules.
 #[derive(Debug)]
 pub(super) struct Looked {
-    /// The rules are in force.
-    pub(super) in_force: bool,
+    /// How they stand.
+    pub(super) rules: status::Rules,
     /// How many things somebody else had changed.
     pub(super) repaired: u64,
 }
@@ -92,7 +93,7 @@ async fn keep(mut firewall: Firewall, mut wanted: watch::Receiver<RuleSet>, say:
     loop {
         let rules = wanted.borrow_and_update().clone();
         let result = firewall.ensure(&rules).await;
-        let looked = told.tell(&result, &rules);
+        let looked = told.tell(&result, &rules, firewall.choice());
         let calm = restraint.allows(looked.repaired > 0, Instant::now());
         told.fight(calm);
         let next = pause.after(trouble_of(&result)).unwrap_or_else(|| firewall.resync_every());
@@ -166,12 +167,24 @@ impl Told {
         Self { trouble, fight, fighting: false, started: Instant::now(), first: true, obstacles: Vec::new() }
     }
 
-    fn tell(&mut self, result: &Result<Applied, FirewallError>, rules: &RuleSet) -> Looked {
+    fn tell(
+        &mut self,
+        result: &Result<Applied, FirewallError>,
+        rules: &RuleSet,
+        firewall: Option<Choice>,
+    ) -> Looked {
         let applied = match result {
             Ok(applied) => applied,
             Err(error) => {
-                self.trouble(&error.to_string(), "the firewall rules are not in force");
-                return Looked { in_force: false, repaired: 0 };
+                let problem = error.to_string();
+                self.trouble(&problem, "the firewall rules are not in force");
+                let rules = status::Rules {
+                    firewall: firewall.map(|choice| choice.to_string()),
+                    problem: Some(problem),
+                    in_force: false,
+                    obstacles: Vec::new(),
+                };
+                return Looked { rules, repaired: 0 };
             }
         };
         if self.first || (!applied.changes.is_empty() && !self.fighting) {
@@ -184,7 +197,18 @@ impl Told {
         }
         let repaired = if self.first { 0 } else { u64::try_from(applied.changes.len()).unwrap_or(u64::MAX) };
         self.first = false;
-        Looked { in_force: true, repaired }
+        let network = rules.overlay.network;
+        let obstacle = |obstacle: &Obstacle| status::Obstacle {
+            problem: obstacle.to_string(),
+            cure: obstacle.cure(network),
+        };
+        let rules = status::Rules {
+            firewall: Some(applied.choice.to_string()),
+            problem: applied.problems.first().map(ToString::to_string),
+            in_force: true,
+            obstacles: applied.obstacles.iter().map(obstacle).collect(),
+        };
+        Looked { rules, repaired }
     }
 
     /// Says when another program undoes repair after repair, and when it leaves off.

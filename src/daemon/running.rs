@@ -16,7 +16,7 @@ use tracing::warn;
 use super::acquire::{Acquired, Claim, OwnLease};
 use super::data_plane::{DataPlane, Report, log_report};
 use super::rules::{Looked, Rules};
-use super::{Fatal, Pings, Reporter, Settings, SubnetFile};
+use super::{Fatal, Questions, Reporter, Settings, SubnetFile};
 use crate::clock::{BootTime, Clock};
 use crate::kernel::{Change, Kernel, KernelError};
 use crate::model::masquerade::Overlay;
@@ -127,7 +127,11 @@ impl<S: LeaseStore, K: Kernel> Running<S, K> {
     ///
     /// # Errors
     /// When only the operator can help. The data plane stays as it is then, as it does after `stop`.
-    pub(super) async fn run(mut self, stop: impl Future<Output = ()>, mut pings: Pings) -> Result<(), Fatal> {
+    pub(super) async fn run(
+        mut self,
+        stop: impl Future<Output = ()>,
+        mut questions: Questions,
+    ) -> Result<(), Fatal> {
         self.plan_renewal();
         self.timers.rules = Some(self.clock.now().after(RULES));
         self.take_first_list();
@@ -145,7 +149,7 @@ impl<S: LeaseStore, K: Kernel> Running<S, K> {
                 () = self.clock.sleep_until(next) => self.on_timer(),
                 looked = self.rules.looked() => self.on_rules(&looked),
                 () = self.file.touched() => self.keep_file(),
-                () = pings.answer() => {}
+                question = questions.about_peers() => question.answer(self.data_plane.peers())
             }
         }
         if let Some(task) = self.task.take() {
@@ -158,6 +162,7 @@ impl<S: LeaseStore, K: Kernel> Running<S, K> {
     fn report(&mut self) {
         let lease = (!self.lost).then_some(&self.lease);
         let plane = &self.data_plane;
+        self.reporter.device(plane.device());
         self.reporter.running(lease, &plane.leases, plane.failed_peers(), self.file.is_written());
     }
 
@@ -237,7 +242,7 @@ impl<S: LeaseStore, K: Kernel> Running<S, K> {
 
     fn on_rules(&mut self, looked: &Looked) {
         self.timers.rules = None;
-        self.reporter.rules(looked.in_force, looked.repaired);
+        self.reporter.rules(looked.rules.clone(), looked.repaired);
     }
 
     // --- time ---

@@ -51,6 +51,12 @@ impl Held {
     pub(super) fn forward_drops(&self) -> bool {
         self.0.forward_drops()
     }
+
+    /// The policy of the FORWARD chain is drop and no chain of ours accepts before.
+    pub(super) fn forward_policy_drops(&self) -> bool {
+        let Some(filter) = self.0.tables.get("filter") else { return false };
+        filter.chains.get("FORWARD").is_some_and(|policy| policy != "ACCEPT") && !plan::holds_forward(filter)
+    }
 }
 
 /// What came of a look at one variant.

@@ -167,6 +167,22 @@ impl Firewall {
         if failed.is_empty() { Ok(done.into_iter().flatten().flatten().collect()) } else { Err(failed) }
     }
 
+    /// What drops pods' packets on this host, as far as that can be said without rules of ours. Only looks.
+    ///
+    /// # Errors
+    /// When the rules cannot be read.
+    pub async fn obstacles(&mut self) -> Result<Vec<Obstacle>, FirewallError> {
+        let mut seen = self.observe().await?;
+        let chains = std::mem::take(&mut seen.ruleset.foreign_drops);
+        let mut found: Vec<Obstacle> = chains.into_iter().map(Obstacle::Chain).collect();
+        let nft = seen.ruleset.iptables_forward_policy_drops();
+        found.extend(nft.then_some(Obstacle::Policy(Variant::Nft)));
+        let legacy = seen.take_held(Variant::Legacy)?;
+        let legacy = legacy.is_some_and(|held| held.forward_policy_drops());
+        found.extend(legacy.then_some(Obstacle::Policy(Variant::Legacy)));
+        Ok(found)
+    }
+
     fn nftables(&mut self) -> Result<&mut Nftables, FirewallError> {
         self.nftables.as_mut().ok_or(FirewallError::NoBackend("the kernel has no nf_tables"))
     }

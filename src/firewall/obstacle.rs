@@ -17,6 +17,8 @@ pub enum Obstacle {
     Chain(String),
     /// A rule of FORWARD that drops everything and stands before our jump, as `iptables-save` prints it.
     RuleAhead(Variant, String),
+    /// The policy of FORWARD, while no chain of ours accepts before.
+    Policy(Variant),
 }
 
 impl fmt::Display for Obstacle {
@@ -29,6 +31,12 @@ impl fmt::Display for Obstacle {
                 write!(
                     f,
                     "rule \"{rule}\" of {variant} drops forwarded packets before FORWARD comes to our jump"
+                )
+            }
+            Self::Policy(variant) => {
+                write!(
+                    f,
+                    "the policy of FORWARD in {variant} drops forwarded packets and no rule of ours accepts them"
                 )
             }
         }
@@ -49,6 +57,10 @@ impl Obstacle {
                     "put the rule behind ours, where it stays: {variant} -D FORWARD {rule} && {variant} -A FORWARD {rule}"
                 )
             }
+            Self::Policy(variant) => format!(
+                "let flanneld accept them (-iptables-forward-rules=true), or: {variant} -A FORWARD -s {network} -j ACCEPT && \
+                 {variant} -A FORWARD -d {network} -j ACCEPT"
+            ),
         }
     }
 }
@@ -79,6 +91,16 @@ mod tests {
             rule.cure(network),
             "put the rule behind ours, where it stays: iptables-legacy -D FORWARD -j DROP && \
              iptables-legacy -A FORWARD -j DROP"
+        );
+        let policy = Obstacle::Policy(Variant::Nft);
+        assert_eq!(
+            policy.to_string(),
+            "the policy of FORWARD in iptables-nft drops forwarded packets and no rule of ours accepts them"
+        );
+        assert_eq!(
+            policy.cure(network),
+            "let flanneld accept them (-iptables-forward-rules=true), or: iptables-nft -A FORWARD -s 10.200.0.0/16 -j ACCEPT && \
+             iptables-nft -A FORWARD -d 10.200.0.0/16 -j ACCEPT"
         );
     }
 }

@@ -7,7 +7,7 @@ use nix::libc;
 use super::linux::LinuxKernel;
 use super::refusal::Refusal;
 use super::{KernelError, Scope, wire};
-use crate::model::state::{Operation, Route, RouteDevice};
+use crate::model::state::{Operation, PROTOCOL_BOOT, Route, RouteDevice};
 
 /// Requests a send, those of 300 peers: about 45 KB, well below the default send buffer (208 KiB).
 const CHUNK: usize = 900;
@@ -99,7 +99,8 @@ fn judge(scope: &Scope, operation: &Operation, refusal: &Refusal) -> Result<(), 
 }
 
 /// The command that would do the same.
-fn command(scope: &Scope, operation: &Operation) -> String {
+#[must_use]
+pub fn command(scope: &Scope, operation: &Operation) -> String {
     let dev = &scope.vtep;
     match operation {
         Operation::PutFdb(mac, dst) => format!("bridge fdb replace {mac} dev {dev} dst {dst} self permanent"),
@@ -129,6 +130,19 @@ fn route_command(verb: &str, scope: &Scope, route: &Route) -> String {
         words.push_str(&format!(" metric {}", route.metric));
     }
     words
+}
+
+/// A route as `ip route show` has it, as far as it tells whose it is.
+#[must_use]
+pub fn route_in_words(route: &Route) -> String {
+    let gateway = route.gateway.map(|gateway| format!(" via {gateway}")).unwrap_or_default();
+    let protocol = match route.protocol {
+        2 => "kernel".to_owned(),
+        PROTOCOL_BOOT => "boot".to_owned(),
+        4 => "static".to_owned(),
+        other => other.to_string(),
+    };
+    format!("{}{gateway} proto {protocol} metric {}", route.dst, route.metric)
 }
 
 #[cfg(test)]

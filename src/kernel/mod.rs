@@ -30,7 +30,9 @@ mod step;
 mod watch;
 mod wire;
 
+pub use apply::{command as command_of, route_in_words};
 pub use linux::{LinuxKernel, ReceiveBuffers};
+pub use step::command as command_of_step;
 
 /// What somebody (perhaps we ourselves) changed in the kernel.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -120,7 +120,8 @@ fn refuse_router_advertisements(device: &IfName) {
 }
 
 /// The command that would do the same.
-fn command(scope: &Scope, step: &DeviceStep) -> String {
+#[must_use]
+pub fn command(scope: &Scope, step: &DeviceStep) -> String {
     let dev = &scope.vtep;
     match step {
         DeviceStep::Delete => format!("ip link del {dev}"),

@@ -5,7 +5,26 @@ use std::net::Ipv4Addr;
 use ipnetwork::Ipv4Network;
 
 use super::state::{ObservedVtep, ObservedVxlan, Vtep};
-use super::{MacAddr, Mtu};
+use super::underlay::Underlay;
+use super::{IfName, MacAddr, Mtu, NetworkConfig};
+
+/// The device that the network config asks for above the chosen underlay. What is done about TX checksum offload is not
+/// decided here.
+#[must_use]
+pub fn wanted(config: &NetworkConfig, underlay: &Underlay, mac: MacAddr) -> Vtep {
+    Vtep {
+        name: IfName::of_vtep(config.vxlan.vni),
+        mac,
+        vni: config.vxlan.vni,
+        parent: underlay.external.name.clone(),
+        local: underlay.external.address,
+        port: config.vxlan.port,
+        mtu: underlay.mtu,
+        learning: config.vxlan.learning,
+        gbp: config.vxlan.gbp,
+        tx_checksum: None,
+    }
+}
 
 /// One step on the device, in the words of `ip`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -163,7 +182,7 @@ fn corrections(vtep: &Vtep, found: &ObservedVtep, steps: &mut Vec<DeviceStep>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{IfName, Vni};
+    use crate::model::Vni;
 
     fn wanted() -> Vtep {
         Vtep {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use http::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue, LOCATION};
+use http::header::{AUTHORIZATION, CONTENT_TYPE, DATE, HeaderMap, HeaderValue, LOCATION};
 use http::{Method, Request, Response, StatusCode, Uri};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::{Bytes, Incoming};
@@ -82,6 +82,8 @@ pub(super) struct Pending {
     pub(super) index: Revision,
     /// Which cluster answers.
     pub(super) cluster: u64,
+    /// What time the member believes it is.
+    pub(super) date: Option<String>,
     body: Incoming,
 }
 
@@ -165,6 +167,7 @@ impl Pending {
             status: response.status(),
             index: number(headers, "x-etcd-index", 10),
             cluster: number(headers, "x-etcd-cluster-id", 16),
+            date: headers.get(DATE).and_then(|date| date.to_str().ok()).map(str::to_owned),
             body: response.into_body(),
         }
     }

@@ -6,6 +6,7 @@
 mod alerts;
 mod both;
 mod certificate;
+mod clocks;
 mod config;
 mod connect;
 mod endpoints;
@@ -25,6 +26,7 @@ mod tls_verify;
 mod watch;
 
 pub use both::Both;
+pub use clocks::clocks;
 pub use config::{Config, TlsFiles};
 pub use etcd::Etcd;
 pub use etcd_v2::EtcdV2;
@@ -160,9 +162,13 @@ pub enum StoreError {
 /// # Errors
 /// When a file for TLS is unusable.
 pub fn open(etcd: &crate::options::Etcd) -> Result<Candidates, StoreError> {
+    Candidates::new(&config_of(etcd), etcd.api)
+}
+
+fn config_of(etcd: &crate::options::Etcd) -> Config {
     let identity = etcd.tls.identity.as_ref();
     let login = etcd.credentials.as_ref();
-    let config = Config {
+    Config {
         endpoints: etcd.endpoints.iter().map(ToString::to_string).collect(),
         prefix: etcd.prefix.as_str().to_owned(),
         tls: TlsFiles {
@@ -172,8 +178,7 @@ pub fn open(etcd: &crate::options::Etcd) -> Result<Candidates, StoreError> {
         },
         username: login.map(|login| login.username.clone()).unwrap_or_default(),
         password: login.map(|login| login.password.expose().to_owned()).unwrap_or_default(),
-    };
-    Candidates::new(&config, etcd.api)
+    }
 }
 
 /// Reads and conditionally writes leases. Cheap to clone; clones share the connection.

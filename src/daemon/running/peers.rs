@@ -14,6 +14,7 @@ impl<S: LeaseStore, K: Kernel> Running<S, K> {
     pub(super) fn take_first_list(&mut self) {
         let first = std::mem::take(&mut self.first);
         self.data_plane.keep_unknown = first.partial;
+        self.reporter.seen(first.next.saturating_sub(1));
         let leases: Vec<RawLease<'_>> = first.records.iter().map(raw).collect();
         let touched = self.data_plane.leases.list(&leases, source(&first), self.clock.now().0);
         self.reporter.skipped(&touched.skipped);
@@ -39,10 +40,12 @@ impl<S: LeaseStore, K: Kernel> Running<S, K> {
         for event in events {
             touched.append(match event {
                 Event::Put(record) => {
+                    self.reporter.seen(record.modified);
                     self.suspect(&record.name, record.modified);
                     self.data_plane.leases.put(&raw(record))
                 }
                 Event::Delete(name, revision) => {
+                    self.reporter.seen(*revision);
                     self.suspect(name, *revision);
                     self.data_plane.leases.delete(name)
                 }
@@ -54,6 +57,7 @@ impl<S: LeaseStore, K: Kernel> Running<S, K> {
 
     fn on_snapshot(&mut self, snapshot: &Snapshot) {
         let (started, kept) = (self.clock.now(), self.data_plane.leases.kept());
+        self.reporter.seen(snapshot.next.saturating_sub(1));
         let own = key_of(self.lease.held.subnet);
         let standing = snapshot.records.iter().find(|record| record.name == own);
         self.suspect(&own, standing.map_or(snapshot.next, |record| record.modified));

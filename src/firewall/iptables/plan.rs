@@ -37,6 +37,11 @@ const MASQUERADE: Place =
 pub(super) const FORWARD: Place =
     Place { table: "filter", hook: "FORWARD", chain: "FLANNEL-FWD", comment: "flanneld forward" };
 
+/// Whether a table holds our chain for forwarded packets.
+pub(super) fn holds_forward(table: &SavedTable) -> bool {
+    table.chains.contains_key(FORWARD.chain)
+}
+
 /// `None`: everything is as wanted.
 pub(super) fn plan(saved: &Saved, wanted: &Wanted<'_>) -> Option<Plan> {
     let none = SavedTable::default();

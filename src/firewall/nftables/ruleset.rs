@@ -15,7 +15,8 @@ const IPTABLES_TABLES: [&str; 5] = ["filter", "nat", "mangle", "raw", "security"
 /// Base chains that iptables-nft makes in them.
 const IPTABLES_CHAINS: [&str; 5] = ["PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING"];
 /// Chains in them that hold our rules, or those of the Go daemon.
-pub(super) const OUR_CHAINS: [&str; 2] = ["FLANNEL-POSTRTG", "FLANNEL-FWD"];
+pub(super) const OUR_CHAINS: [&str; 2] = ["FLANNEL-POSTRTG", OUR_FORWARD];
+const OUR_FORWARD: &str = "FLANNEL-FWD";
 /// `NF_INET_FORWARD`
 const HOOK_FORWARD: u32 = 2;
 
@@ -63,6 +64,13 @@ impl Ruleset {
     /// The FORWARD chain of iptables-nft can drop a packet, by its policy or by a rule.
     pub(in crate::firewall) fn iptables_forward_drops(&self) -> bool {
         self.forward_drops
+    }
+
+    /// The policy of the FORWARD chain of iptables-nft is drop and no chain of ours accepts before.
+    pub(in crate::firewall) fn iptables_forward_policy_drops(&self) -> bool {
+        let forward = |chain: &SeenChain| chain.table == "filter" && chain.name == "FORWARD";
+        self.of_iptables().any(|chain| forward(chain) && chain.policy_drops)
+            && !self.of_iptables().any(|chain| chain.name == OUR_FORWARD)
     }
 
     /// A table of ours, or of the Go daemon, is there.
