@@ -11,7 +11,7 @@ mod store_support;
 
 use flanneld::model::{LeaseAttrs, NodeId};
 use flanneld::store::{Api, Candidates, Choice, LeaseStore, Ourselves, Store, StoreError};
-use store_support::{PREFIX, Server, attrs, etcd, key};
+use store_support::{PREFIX, Server, attrs, etcd, key, with_login};
 
 const CONFIG: &str = "{}";
 
@@ -94,6 +94,20 @@ async fn auto_works_where_v2_is_not_served() {
             "etcd refused to list {PREFIX}/subnets/: it does not serve the v2 API (etcd needs --enable-v2, and 3.6 has none)"
         )
     );
+}
+
+/// Users of v3 do not exist in v2, and the other way round.
+#[tokio::test]
+async fn a_store_that_refuses_us_is_named_and_is_no_store_without_a_config() {
+    let server = etcd(&["--enable-v2"]).await;
+    with_login(&server).await;
+    let refused = chosen(&server, Api::Auto).await.unwrap_err().to_string();
+    assert!(refused.starts_with(&format!("etcd refused to read {PREFIX}/config: ")), "{refused}");
+    in_v2(&server, &config_key(), "value={}").await;
+    let v2 = chosen(&server, Api::Auto).await.unwrap();
+    let words =
+        format!("v2: {PREFIX}/config exists in the v2 store, and the v3 store is closed to us: {refused}");
+    assert_eq!(v2, words);
 }
 
 #[tokio::test]

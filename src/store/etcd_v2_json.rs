@@ -98,14 +98,15 @@ pub(super) fn poll(body: &[u8]) -> Result<Result<RawEvent, Reply>, String> {
     }
 }
 
+/// What is said of an etcd that has no v2 store, or has it switched off.
+pub(super) const NOT_SERVED: &str = "it does not serve the v2 API (etcd needs --enable-v2, and 3.6 has none)";
+
 /// What an etcd without v2 and servers that are no etcd answer.
 fn not_json(body: &[u8]) -> String {
     let text = String::from_utf8_lossy(body);
     let start: String = text.trim().chars().take(80).collect();
     match start.as_str() {
-        "404 page not found" => {
-            "it does not serve the v2 API (etcd needs --enable-v2, and 3.6 has none)".to_owned()
-        }
+        "404 page not found" => NOT_SERVED.to_owned(),
         "Client sent an HTTP request to an HTTPS server." => {
             "it speaks TLS: use https:// in etcd-endpoints".to_owned()
         }

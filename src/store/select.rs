@@ -12,6 +12,7 @@ use std::time::Duration;
 use ipnetwork::Ipv4Network;
 use tokio::sync::mpsc::Sender;
 
+use super::etcd_v2_json::NOT_SERVED;
 use super::{
     Both, Config, Etcd, EtcdV2, EtcdV3, Held, LeaseStore, Record, Renewal, Revision, Snapshot, StoreError,
     Update, Written,
@@ -97,6 +98,27 @@ pub enum Choice {
     Missing(String),
 }
 
+/// What a store says when it is asked for the network config.
+enum Holds {
+    Yes,
+    No,
+    /// It answers, but not us: asking again is of no use.
+    Closed(StoreError),
+}
+
+impl Holds {
+    /// A store that does not answer may hold a config as well as not: that is an error, and never a "no".
+    fn new(found: Result<Option<Vec<u8>>, StoreError>) -> Result<Self, StoreError> {
+        match found {
+            Ok(Some(_)) => Ok(Self::Yes),
+            Ok(None) => Ok(Self::No),
+            Err(StoreError::Refused { reason, .. }) if reason == NOT_SERVED => Ok(Self::No),
+            Err(error @ StoreError::Refused { .. }) => Ok(Self::Closed(error)),
+            Err(error) => Err(error),
+        }
+    }
+}
+
 /// Both stores, until one is chosen.
 #[derive(Clone)]
 pub struct Candidates {
@@ -136,25 +158,18 @@ impl Candidates {
     async fn look(&self, own: Ourselves) -> Result<Choice, StoreError> {
         let (v2, v3) = tokio::join!(self.v2.network_config(), self.v3.network_config());
         let key = self.v3.config_key();
-        let v2 = match v2 {
-            Ok(found) => found.is_some(),
-            // An answer, though not one of the v2 API: the server does not speak it.
-            Err(StoreError::Refused { .. }) if v3.is_ok() => false,
-            Err(error) => return Err(error),
-        };
-        let v3 = match v3 {
-            Ok(found) => found.is_some(),
-            // The same servers answered v2: they do not speak v3.
-            Err(_) if v2 => false,
-            Err(error) => return Err(error),
-        };
-        match (v2, v3) {
-            (true, false) => Ok(self.chosen_v2(format!("{key} exists only in the v2 store"))),
-            (false, true) => Ok(self.chosen_v3(format!("{key} exists only in the v3 store"))),
-            (false, false) => {
+        match (Holds::new(v2)?, Holds::new(v3)?) {
+            (Holds::Yes, Holds::Yes) => self.compare(own).await,
+            (Holds::Yes, Holds::No) => Ok(self.chosen_v2(format!("{key} exists only in the v2 store"))),
+            (Holds::No, Holds::Yes) => Ok(self.chosen_v3(format!("{key} exists only in the v3 store"))),
+            (Holds::No, Holds::No) => {
                 Ok(Choice::Missing(format!("{key} exists neither in the v3 nor in the v2 store")))
             }
-            (true, true) => self.compare(own).await,
+            (Holds::Yes, Holds::Closed(v3)) => Ok(self
+                .chosen_v2(format!("{key} exists in the v2 store, and the v3 store is closed to us: {v3}"))),
+            (Holds::Closed(v2), Holds::Yes) => Ok(self
+                .chosen_v3(format!("{key} exists in the v3 store, and the v2 store is closed to us: {v2}"))),
+            (Holds::Closed(error), _) | (_, Holds::Closed(error)) => Err(error),
         }
     }
 
