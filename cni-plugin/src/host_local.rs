@@ -17,8 +17,8 @@ use std::time::Duration;
 /// host-local holds its lock for milliseconds. Should it hang, a later DEL comes here again.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Frees what a killed host-local left in the network of a delegate that has just been asked for DEL.
-/// Nothing that fails here is an error of that DEL.
+/// Frees what a killed host-local left in the network of this configuration. Nothing that fails here is an error of the
+/// command that cleans up.
 pub fn sweep(config: &DelegateConfig) {
     let Some(directory) = directory(config) else { return };
     if ownerless(&directory).is_empty() {

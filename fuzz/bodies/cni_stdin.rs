@@ -3,7 +3,7 @@
 
 use flannel_cni::check_config;
 use flannel_cni::cidr::Cidr;
-use flannel_cni::delegate_config::{DelegateConfig, Template, warnings};
+use flannel_cni::delegate_config::{DelegateConfig, Template, from_bytes, warnings};
 use flannel_cni::env::Verb;
 use flannel_cni::error::Error;
 use flannel_cni::netconf::{Document, NetConf, Object};
@@ -37,7 +37,13 @@ fn serve(verb: Verb, stdin: &[u8], env: &SubnetEnv) {
         Ok((conf, template))
     });
     match decoded {
-        Ok((conf, template)) => built(&conf, &template.fill(env), env),
+        Ok((conf, template)) => {
+            let config = template.fill(env);
+            if verb == Verb::Add {
+                assert_eq!(from_bytes(stdin, SUBNET_ENV.as_bytes()).unwrap(), config);
+            }
+            built(&conf, &config, env);
+        }
         Err(error) => refused(&error),
     }
 }

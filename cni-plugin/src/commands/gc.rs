@@ -6,6 +6,7 @@ use crate::delegate::DelegateError;
 use crate::delegate_config::DelegateConfig;
 use crate::env::{IfName, PluginPath, Verb};
 use crate::error::Error;
+use crate::host_local;
 use crate::netconf::{Attachments, NetConf, ValidAttachment};
 use crate::state::{Entry, Listed, StateDir};
 use std::ffi::OsStr;
@@ -94,7 +95,7 @@ fn detach_gone(item: &Listed, config: &DelegateConfig, path: &PluginPath) -> Res
     detach(config, path, &overrides)
 }
 
-/// Hands the list on. Without a usable `subnet.env` any saved configuration of this network will do.
+/// Frees what host-local cannot and hands the list on. Without a usable `subnet.env` any saved configuration of this network will do.
 fn forward(path: &PluginPath, conf: &NetConf, remaining: &[Listed]) -> Result<(), Error> {
     let saved = remaining.iter().find_map(|item| match &item.entry {
         Entry::Saved(config, _) => Some(config.clone()),
@@ -106,6 +107,7 @@ fn forward(path: &PluginPath, conf: &NetConf, remaining: &[Listed]) -> Result<()
         (Err(error @ Error::SubnetEnv(_)), None) => return Err(Error::NotAvailable(Box::new(error))),
         (Err(error), _) => return Err(error),
     };
+    host_local::sweep(&config);
     let keys = conf.attachment_keys.iter();
     let config = keys.fold(config, |config, (key, value)| config.with(key, value.clone()));
     Ok(delegate(Verb::Gc, &config, path)?)

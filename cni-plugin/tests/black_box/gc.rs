@@ -50,6 +50,18 @@ fn attachments_outside_the_list_are_undone_and_gc_is_forwarded_with_the_list() {
 }
 
 #[test]
+fn a_reservation_that_a_killed_host_local_left_empty_is_freed() {
+    let bench = Bench::new();
+    let network = bench.path("leases/cni-flannel");
+    std::fs::create_dir_all(&network).unwrap();
+    for (name, text) in [("lock", ""), ("10.1.17.2", "other\r\neth0"), ("10.1.17.3", "")] {
+        std::fs::write(network.join(name), text).unwrap();
+    }
+    gc(&bench, json!({"ipam": {"dataDir": bench.path("leases")}})).silent();
+    assert_eq!((network.join("10.1.17.2").exists(), network.join("10.1.17.3").exists()), (true, false));
+}
+
+#[test]
 fn without_a_list_it_only_forwards() {
     let bench = Bench::new();
     attach(&bench, "a", "eth0");
