@@ -2,12 +2,11 @@
 //!
 //! Every wait here ends by itself or repeats with a message; what only the operator can cure ends the start.
 
-use std::time::Duration;
-
-use tracing::{error, info, warn};
+use tracing::info;
 
 use super::acquire::{AcquireError, Acquired, Claim, acquire, random_bytes};
 use super::underlay::Look;
+use super::waiting::Waiting;
 use super::{Fatal, Reporter, Settings, underlay};
 use crate::clock::Now;
 use crate::kernel::{Kernel, Scope};
@@ -19,9 +18,6 @@ use crate::model::underlay::{Choice, Underlay};
 use crate::model::{MacAddr, NetworkConfig};
 use crate::status::Phase;
 use crate::store::{LeaseStore, Snapshot, StoreError};
-
-/// Pause between two tries of anything at start.
-const RETRY: Duration = Duration::from_secs(1);
 
 /// What the start found out and got.
 #[derive(Debug)]
@@ -88,7 +84,7 @@ async fn wait_for_config<S: LeaseStore>(
     store: &S,
     reporter: &mut Reporter,
 ) -> Result<(NetworkConfig, Option<Snapshot>), Fatal> {
-    let mut last = String::new();
+    let mut waiting = Waiting::new("the network config");
     loop {
         let (config, snapshot) = tokio::join!(store.network_config(), store.list());
         let problem = match config {
@@ -109,12 +105,8 @@ async fn wait_for_config<S: LeaseStore>(
             Err(StoreError::Config(text)) => return Err(Fatal::Config(text)),
             Err(error) => error.to_string(),
         };
-        if problem != last {
-            error!(%problem, "waiting for the network config");
-            last.clone_from(&problem);
-        }
-        reporter.waiting(Phase::WaitingForConfig { reason: problem });
-        tokio::time::sleep(RETRY).await;
+        let phase = Phase::WaitingForConfig { reason: problem.clone() };
+        waiting.pause(problem, phase, reporter).await;
     }
 }
 
@@ -150,19 +142,14 @@ async fn wait_for_lease<S: LeaseStore>(
     now: Now,
     mut first: Option<Snapshot>,
 ) -> Result<Acquired, Fatal> {
-    let mut last = String::new();
+    let mut waiting = Waiting::new("a subnet");
     loop {
         let problem = match acquire(store, claim, now, first.take()).await {
             Ok(acquired) => return Ok(acquired),
             Err(error) if error.is_fatal() => return Err(error.into()),
             Err(error) => error.to_string(),
         };
-        if problem != last {
-            warn!(%problem, "waiting for a subnet");
-            last.clone_from(&problem);
-        }
-        reporter.waiting(Phase::AcquiringLease);
-        tokio::time::sleep(RETRY).await;
+        waiting.pause(problem, Phase::AcquiringLease, reporter).await;
     }
 }
 

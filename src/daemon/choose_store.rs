@@ -1,15 +1,11 @@
 //! Finds out which of etcd's stores holds the network, and waits until one does.
 
-use std::time::Duration;
+use tracing::info;
 
-use tracing::{error, info};
-
+use super::waiting::Waiting;
 use super::{Fatal, Reporter};
 use crate::status::Phase;
 use crate::store::{Candidates, Choice, Ourselves, Store, StoreError};
-
-/// Pause between two looks.
-const RETRY: Duration = Duration::from_secs(1);
 
 /// Looks until a store is chosen, and says why that one.
 ///
@@ -20,7 +16,7 @@ pub async fn choose_store(
     own: Ourselves,
     reporter: &mut Reporter,
 ) -> Result<Store, Fatal> {
-    let mut last = String::new();
+    let mut waiting = Waiting::new("the network config");
     loop {
         let problem = match candidates.choose(own).await {
             Ok(Choice::Chosen(store, reason)) => {
@@ -31,11 +27,7 @@ pub async fn choose_store(
             Err(StoreError::Config(text)) => return Err(Fatal::Config(text)),
             Err(error) => error.to_string(),
         };
-        if problem != last {
-            error!(%problem, "waiting for the network config");
-            last.clone_from(&problem);
-        }
-        reporter.waiting(Phase::WaitingForConfig { reason: problem });
-        tokio::time::sleep(RETRY).await;
+        let phase = Phase::WaitingForConfig { reason: problem.clone() };
+        waiting.pause(problem, phase, reporter).await;
     }
 }

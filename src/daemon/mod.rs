@@ -19,6 +19,7 @@ mod rules;
 mod running;
 mod subnet_file;
 mod underlay;
+mod waiting;
 
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
