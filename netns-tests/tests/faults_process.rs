@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use netns_tests::fault::{Scene, Since};
-use netns_tests::lab::DEVICE;
-use netns_tests::observe;
+use netns_tests::lab::{DEVICE, PREFIX};
+use netns_tests::observe::{self, PeerState};
 use netns_tests::ping::Ping;
 use netns_tests::random::Random;
-use netns_tests::{Flanneld, Lab, Pod, Spec, eventually, lease};
+use netns_tests::{Flanneld, Lab, Node, Pod, Spec, eventually, lease};
 use nix::sys::signal::Signal;
 
 const SUBNET_FILE: &str = "/run/flannel/subnet.env";
@@ -95,4 +95,85 @@ fn stopped_beyond_its_lease_it_leaves_the_subnet_to_the_new_owner_and_names_its_
     // The bridge of the pods keeps the former subnet until somebody deletes it: the new owner is reached afterwards.
     lab.node(1)?.run("ip link del cni0")?;
     lab.wait_node_converged(&daemon)
+}
+
+/// Fills the receive buffer for notifications of a stopped daemon, and takes entries away meanwhile.
+fn storm(node: &Node) -> Result<()> {
+    let mut lines = String::new();
+    for number in 0..30_000_u32 {
+        let [_, b, c, d] = number.to_be_bytes();
+        let verb = ["add", "del"][usize::from(d & 1 == 1)];
+        lines.push_str(&format!("route {verb} blackhole 198.18.{b}.{}/32\n", c & 0xfe));
+        if number == 15_000 {
+            lines.push_str(&format!(
+                "route flush dev {DEVICE} proto boot\nneigh flush dev {DEVICE} nud permanent\n"
+            ));
+        }
+    }
+    node.write("/run/storm", &lines)?;
+    node.run("ip -batch /run/storm").map(drop)
+}
+
+#[test]
+fn lost_notifications_end_in_a_whole_kernel_with_four_thousand_peers() -> Result<()> {
+    let lab = Lab::start(&Spec { nodes: 1, ..Spec::default() })?;
+    let peers = (0..4000_u16).map(|number| {
+        let [high, low] = number.to_be_bytes();
+        let (block, slot) = (number / 16, (number % 16) * 16);
+        let key = format!("{PREFIX}/subnets/10.200.{block}.{slot}-28");
+        (key, lease::value(&format!("10.9.{high}.{low}"), &format!("02:00:00:01:{high:02x}:{low:02x}")))
+    });
+    lab.etcd().put_many(peers)?;
+    let daemon = lab.flanneld(1)?;
+    let node = lab.node(1)?;
+    lab.wait_node_converged(&daemon)?;
+    let before = PeerState::observe(node, DEVICE)?;
+    ensure!(before.routes.len() > 3900, "{} peers", before.routes.len());
+    daemon.process().signal(Signal::SIGSTOP)?;
+    storm(node)?;
+    ensure!(PeerState::observe(node, DEVICE)?.routes.is_empty(), "the storm took no route away");
+    Scene::new(&lab, &daemon).fault(
+        "notifications lost in a storm, all routes and neighbours gone, 4000 peers",
+        Since::Fault,
+        |_| daemon.process().signal(Signal::SIGCONT),
+        || before.ensure_on(node, DEVICE),
+    )?;
+    let log = daemon.process().log();
+    ensure!(
+        log.contains("kernel notifications were lost"),
+        "nothing was lost:\n{}",
+        daemon.process().log_tail(20)
+    );
+    Ok(())
+}
+
+#[test]
+fn out_of_files_it_says_so_and_goes_on_afterwards() -> Result<()> {
+    let mut lab = Lab::start(&Spec { nodes: 2, ..Spec::default() })?;
+    let daemons = lab.flanneld_everywhere()?;
+    let pid = daemons[0].process().pid();
+    let limit = |files: &str| -> Result<()> {
+        let status = std::process::Command::new("prlimit")
+            .args([&format!("--pid={pid}"), &format!("--nofile={files}:1024")])
+            .status()?;
+        ensure!(status.success(), "prlimit ended with {status}");
+        Ok(())
+    };
+    // Fewer than it holds: what is open stays open, nothing can be opened.
+    limit("3")?;
+    lab.etcd_mut().kill(0)?;
+    lab.etcd_mut().launch(0)?;
+    lab.etcd().wait_healthy()?;
+    lab.eventually(&daemons[0], "the cause is named", || {
+        ensure!(daemons[0].process().log().contains("too many open files"), "not named");
+        Ok(())
+    })?;
+    // What needs no new file goes on.
+    let subnet = lab.lease(2)?.subnet;
+    lab.node(1)?.run(&format!("ip route del {subnet}"))?;
+    lab.wait_node_converged(&daemons[0])?;
+    limit("1024")?;
+    let key = format!("{PREFIX}/subnets/10.200.201.0-24");
+    lab.etcd().put(&key, &lease::value("10.8.0.201", "02:00:00:00:00:0a"))?;
+    lab.wait_converged(&daemons)
 }

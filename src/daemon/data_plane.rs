@@ -191,6 +191,11 @@ impl<K: Kernel> DataPlane<K> {
         !self.failed.is_empty() || !self.conflicts.is_empty()
     }
 
+    /// Whether somebody else's route stands where ours belongs.
+    pub(super) fn has_conflicts(&self) -> bool {
+        !self.conflicts.is_empty()
+    }
+
     /// When something that is fought over may be corrected.
     pub(super) fn due(&self) -> Option<Duration> {
         self.contest.due()

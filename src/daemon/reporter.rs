@@ -84,6 +84,7 @@ pub struct Reporter {
     no_underlay: Trouble,
     renewal: Trouble,
     naming: Fights<()>,
+    store_reasons: Fights<()>,
     /// Skipped keys that were not named.
     unnamed: u64,
     fights_told: BTreeMap<&'static str, Duration>,
@@ -115,6 +116,7 @@ impl Reporter {
             no_underlay: Trouble::new("choosing the external interface"),
             renewal: Trouble::new("lease renewal"),
             naming: Fights::default(),
+            store_reasons: Fights::default(),
             unnamed: 0,
             fights_told: BTreeMap::new(),
         };
@@ -358,11 +360,20 @@ impl Reporter {
         self.renewal.goes_on(&format!("{error}{expired}"), (self.now)());
     }
 
-    /// The watch on the store is interrupted.
+    /// The watch on the store is interrupted, or still is for another reason.
     pub(super) fn store_down(&mut self, error: &StoreError) {
-        warn!(%error, "the store cannot be watched; peers stay as they are until it is back");
-        self.status.store.link = Link::Down { since: (self.now)(), error: error.to_string() };
-        self.status.store.watch_restarts += 1;
+        let now = (self.now)();
+        let since = match self.status.store.link {
+            Link::Down { since, .. } => since,
+            _ => {
+                self.status.store.watch_restarts += 1;
+                now
+            }
+        };
+        if self.store_reasons.ask((), now) == Verdict::Correct {
+            warn!(%error, "the store cannot be watched; peers stay as they are until it is back");
+        }
+        self.status.store.link = Link::Down { since, error: error.to_string() };
     }
 
     /// The watch on the store works.

@@ -219,7 +219,8 @@ impl<S: LeaseStore, K: Kernel> Running<S, K> {
     fn retry(&mut self, now: BootTime) {
         self.timers.retry = None;
         self.pause = (self.pause * 2).min(LONGEST_RETRY);
-        if self.reporter.device_is_failing() {
+        // What stood in a route's way may have gone in silence.
+        if self.reporter.device_is_failing() || self.data_plane.has_conflicts() {
             self.resync("retry");
         } else {
             let report = self.data_plane.retry(now.0);
@@ -249,7 +250,7 @@ impl<S: LeaseStore, K: Kernel> Running<S, K> {
 
     fn next_timer(&self) -> Option<BootTime> {
         let timers = &self.timers;
-        let others = [self.file.due(), self.data_plane.due(), self.data_plane.leases.due()];
+        let others = [self.file.due(), self.data_plane.due(), self.data_plane.leases.due(), self.below.due];
         let others = others.map(|due| due.map(BootTime));
         [timers.renew, timers.retry, timers.resync, timers.rules].into_iter().chain(others).flatten().min()
     }
@@ -267,6 +268,9 @@ impl<S: LeaseStore, K: Kernel> Running<S, K> {
         }
         if due(self.file.due().map(BootTime)) {
             self.keep_file();
+        }
+        if due(self.below.due.map(BootTime)) {
+            self.look_below();
         }
         if due(self.data_plane.leases.due().map(BootTime)) {
             self.end_grace(now);

@@ -90,7 +90,7 @@ pub enum Update {
     Events(Vec<Event>),
     /// The whole list: the watch could not be resumed (compaction), or the store was replaced.
     Snapshot(Snapshot),
-    /// The watch is down; it is being reopened. Sent once when it starts.
+    /// The watch is down; it is being reopened. Sent when it starts and whenever the reason is another one than before.
     Down(StoreError),
     /// The watch works again after `Down`.
     Up,

@@ -35,13 +35,14 @@ pub(super) struct Watch<'a, K> {
     sink: &'a Sender<Update>,
     from: Revision,
     cluster: Option<u64>,
-    down: bool,
+    /// Why the watch is down, as it was told last.
+    down: Option<StoreError>,
     pause: Duration,
 }
 
 impl<'a, K: KeyValue> Watch<'a, K> {
     pub(super) fn new(kv: &'a K, folder: &'a str, sink: &'a Sender<Update>) -> Self {
-        Self { kv, folder, sink, from: 0, cluster: None, down: false, pause: SHORTEST }
+        Self { kv, folder, sink, from: 0, cluster: None, down: None, pause: SHORTEST }
     }
 
     /// Delivers changes from revision `from` of `cluster` on, until the sink is closed.
@@ -89,7 +90,7 @@ impl<'a, K: KeyValue> Watch<'a, K> {
             }
         }
         self.cluster = Some(opened.cluster);
-        if std::mem::take(&mut self.down) && self.sink.send(Update::Up).await.is_err() {
+        if self.down.take().is_some() && self.sink.send(Update::Up).await.is_err() {
             return End::Closed;
         }
         self.follow(opened.changes).await
@@ -145,10 +146,11 @@ impl<'a, K: KeyValue> Watch<'a, K> {
     }
 
     async fn report_down(&mut self, error: StoreError) {
-        if self.down {
+        if self.down.as_ref() == Some(&error) {
             tracing::debug!(%error, "the watch is still down");
         } else {
-            self.down = true;
+            // A broken stream says little; why it cannot be opened again says more.
+            self.down = Some(error.clone());
             let _ = self.sink.send(Update::Down(error)).await;
         }
     }

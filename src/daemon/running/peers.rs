@@ -68,14 +68,7 @@ impl<S: LeaseStore, K: Kernel> Running<S, K> {
         if let Some(reason) = touched.replaced {
             // Whatever stands in our key now: its revision says nothing.
             self.check_soon();
-            let peers = self.data_plane.leases.kept();
-            let grace = self.data_plane.leases.grace().as_secs();
-            warn!(
-                peers,
-                grace_s = grace,
-                "the store looks replaced ({reason}): peers that it does not list are kept until they \
-                are listed again, their subnet is leased anew, or the grace period (peer-grace) is over"
-            );
+            self.tell_replaced(reason);
         }
         self.tell_end_of_grace(kept);
         if std::mem::replace(&mut self.data_plane.keep_unknown, snapshot.partial) && !snapshot.partial {
@@ -83,11 +76,26 @@ impl<S: LeaseStore, K: Kernel> Running<S, K> {
         }
     }
 
+    fn tell_replaced(&self, reason: &'static str) {
+        let (peers, grace) = (self.data_plane.leases.kept(), self.data_plane.leases.grace().as_secs());
+        if peers == 0 {
+            info!(reason, "the store looks replaced, and lists every peer");
+            return;
+        }
+        warn!(
+            peers,
+            grace_s = grace,
+            "the store looks replaced ({reason}): peers that it does not list are kept until they are \
+            listed again, their subnet is leased anew, or the grace period (peer-grace) is over"
+        );
+    }
+
     /// All leases are judged from another point of view.
     pub(super) fn judge_from(&mut self, own: Own, snapshot: &Snapshot) {
         let leases: Vec<RawLease<'_>> = snapshot.records.iter().map(raw).collect();
         let touched = self.data_plane.leases.set_own(own, &leases, source(snapshot), self.clock.now().0);
         self.reporter.skipped(&touched.skipped);
+        touched.replaced.iter().for_each(|reason| self.tell_replaced(reason));
     }
 
     /// Peers of a former store that nobody has registered again are gone.

@@ -1,12 +1,14 @@
 //! Follows the interface below the tunnel: device, lease and `subnet.env` go where the selection rules lead now.
 
 use std::net::Ipv4Addr;
+use std::time::Duration;
 
 use tracing::warn;
 
 use super::Running;
 use crate::daemon::underlay::{Look, look, needed};
 use crate::kernel::Kernel;
+use crate::model::fights::{Fights, Verdict};
 use crate::model::underlay::{Choice, Underlay};
 use crate::store::LeaseStore;
 
@@ -22,6 +24,9 @@ pub(in crate::daemon) struct Below {
     now: Underlay,
     /// The store's addresses.
     store: Vec<Ipv4Addr>,
+    fights: Fights<()>,
+    /// The underlay changes all the time: when it may be followed again.
+    pub(super) due: Option<Duration>,
     /// What must not be routed into the overlay, now or earlier.
     pub(in crate::daemon) needed: Vec<Ipv4Addr>,
 }
@@ -34,7 +39,7 @@ impl Below {
         store: &[Ipv4Addr],
     ) -> Self {
         let needed = needed(kernel, store, &now);
-        Self { choice, now, store: store.to_vec(), needed }
+        Self { choice, now, store: store.to_vec(), fights: Fights::default(), due: None, needed }
     }
 
     /// Adds what is needed now; what was needed earlier may be again.
@@ -51,6 +56,7 @@ impl Below {
 impl<S: LeaseStore, K: Kernel> Running<S, K> {
     /// Runs the selection rules again. While they lead nowhere everything stays as it is.
     pub(super) fn look_below(&mut self) {
+        self.below.due = None;
         match look(&self.below.choice, &mut self.data_plane.kernel) {
             Ok(Look { chosen: Ok(chosen), .. }) => self.follow(chosen),
             Ok(Look { chosen: Err(none), .. }) => self.reporter.underlay_missing(&none),
@@ -63,6 +69,10 @@ impl<S: LeaseStore, K: Kernel> Running<S, K> {
         let addresses = needed(&mut self.data_plane.kernel, &self.below.store, &chosen);
         self.below.remember(&addresses);
         if chosen != self.below.now {
+            if let Verdict::Wait { until, .. } = self.below.fights.ask((), self.clock.now().0) {
+                self.below.due = Some(until);
+                return;
+            }
             let (before, after) = (&self.below.now, &chosen);
             warn!(interface = %after.external.name, address = %after.external.address, mtu = %after.mtu,
                 public_ip = %after.public_ip, former_interface = %before.external.name,
@@ -76,7 +86,8 @@ impl<S: LeaseStore, K: Kernel> Running<S, K> {
             self.claim.public_ip = chosen.public_ip;
             self.below.now = chosen;
             self.resync("underlay");
-        } else if self.reporter.device_is_failing() {
+        } else if self.reporter.device_is_failing() || self.data_plane.has_conflicts() {
+            // What was in the way may be gone: routes go with their link in silence.
             self.resync("underlay");
         }
         if self.is_outdated() {

@@ -1,0 +1,96 @@
+//! Somebody fights with the daemon over its device, or fills the store with junk: it stays calm, small and correct.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
+
+use anyhow::{Result, ensure};
+use netns_tests::fault::{Scene, Since};
+use netns_tests::lab::{DEVICE, PREFIX};
+use netns_tests::monitor::Recorder;
+use netns_tests::observe::{self, PeerState};
+use netns_tests::{Flanneld, Lab, Spec, lease};
+
+fn ensure_mtu(lab: &Lab, mtu: u32) -> Result<()> {
+    let now = observe::link(lab.node(1)?, DEVICE)?["mtu"].clone();
+    ensure!(now == mtu, "MTU {now}");
+    Ok(())
+}
+
+#[test]
+fn a_fight_over_the_device_is_given_pauses_and_named() -> Result<()> {
+    let lab = Lab::start(&Spec { nodes: 1, ..Spec::default() })?;
+    let daemon = lab.flanneld(1)?;
+    let node = lab.node(1)?;
+    // As NetworkManager leaves it for a device that it manages.
+    let index = observe::link(node, DEVICE)?["ifindex"].clone();
+    node.write(&format!("/run/NetworkManager/devices/{index}"), "[device]\nmanaged=true\n")?;
+    let fights = |daemon: &Flanneld| {
+        let log = daemon.process().log();
+        let line = log.lines().find(|line| line.contains("somebody keeps changing what belongs to us"));
+        line.map(str::to_owned)
+    };
+    for round in 1..=10 {
+        node.run(&format!("ip link set {DEVICE} mtu 1300"))?;
+        lab.eventually(&daemon, &format!("correction {round}"), || ensure_mtu(&lab, 1450))?;
+        ensure!(fights(&daemon).is_none(), "no fight yet in round {round}");
+    }
+    let scene = Scene::new(&lab, &daemon);
+    scene.fault(
+        "flannel.1: MTU changed for the eleventh time within seconds (a fight, given a pause)",
+        Since::FirstChange,
+        |node| node.run(&format!("ip link set {DEVICE} mtu 1300")).map(drop),
+        || ensure_mtu(&lab, 1450),
+    )?;
+    let line = fights(&daemon).unwrap_or_default();
+    ensure!(line.contains("MTU") && line.contains("NetworkManager manages flannel.1"), "{line}");
+    Ok(())
+}
+
+#[test]
+fn junk_by_the_thousands_a_huge_value_and_restless_keys_cost_little_and_touch_nobody() -> Result<()> {
+    let lab = Lab::start(&Spec { nodes: 2, ..Spec::default() })?;
+    let daemons = lab.flanneld_everywhere()?;
+    let (daemon, node) = (&daemons[0], lab.node(1)?);
+    let before = PeerState::observe(node, DEVICE)?;
+    let memory = daemon.footprint()?.anonymous_kib;
+    let recorder = Recorder::start(node)?;
+    let key = |name: &str| format!("{PREFIX}/subnets/{name}");
+    lab.etcd().put_many((0..10_000).map(|number| (key(&format!("junk-{number}")), "{".to_owned())))?;
+    lab.etcd().put_many([(key("10.200.250.0-24"), "x".repeat(1_000_000))])?;
+    // A lease on the addresses of etcd and of the way to it would cut us off.
+    lab.etcd().put_many([(key("10.8.0.0-24"), lease::value("10.8.0.9", "02:00:00:00:00:09"))])?;
+    lab.etcd().put_many([(key("10.200.251.0-24"), lease::value("10.200.3.4", "02:00:00:00:00:0a"))])?;
+    lab.eventually(daemon, "everything is counted", || {
+        for (reason, count) in
+            [("bad_key", 10_000.0), ("bad_value", 1.0), ("outside_network", 1.0), ("bad_public_ip", 1.0)]
+        {
+            let now = daemon.metric(&format!("flanneld_skipped_keys{{reason=\"{reason}\"}}"))?;
+            ensure!((now - count).abs() < 0.5, "{now} {reason}");
+        }
+        Ok(())
+    })?;
+    ensure!(recorder.changes(DEVICE)?.is_empty(), "the kernel was changed");
+    before.ensure_on(node, DEVICE)?;
+    // A hundred peers whose MACs change with every write, ten times: a thousand changes as fast as etcd takes them.
+    for round in 0..10_u8 {
+        lab.etcd().put_many((0..100_u8).map(|number| {
+            let value =
+                lease::value(&format!("10.8.1.{number}"), &format!("02:00:00:01:{round:02x}:{number:02x}"));
+            (key(&format!("10.200.{number}.0-28")), value)
+        }))?;
+    }
+    lab.eventually(daemon, "the last change of each is in the kernel", || {
+        let fdb = PeerState::observe(node, DEVICE)?.fdb;
+        let last =
+            fdb.iter().filter(|entry| entry["mac"].as_str().is_some_and(|mac| mac.contains(":01:09:")));
+        // Our own subnet and the other node's may lie over some of them.
+        let count = last.count();
+        ensure!(count >= 98 && fdb.len() == count + 1, "{count} of {}", fdb.len());
+        Ok(())
+    })?;
+    let (status, body) = daemon.http("/healthz")?;
+    ensure!(status == 200, "{status} {body}");
+    let grown = daemon.footprint()?.anonymous_kib.saturating_sub(memory);
+    ensure!(grown < 64 << 10, "{grown} KiB more");
+    let lines = daemon.process().log().lines().count();
+    ensure!(lines < 200, "{lines} lines were logged");
+    Ok(())
+}
