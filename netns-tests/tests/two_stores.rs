@@ -1,0 +1,236 @@
+//! A cluster moves from etcd v2 to v3 and back (`etcd-api=both`), and nobody notices; a subnet that is held by different nodes in
+//! the two stores.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use netns_tests::lab::{DEVICE, PREFIX};
+use netns_tests::lease::{self, Lease};
+use netns_tests::monitor::Recorder;
+use netns_tests::observe::PeerState;
+use netns_tests::ping::Ping;
+use netns_tests::scenario::Traffic;
+use netns_tests::{Flanneld, Lab, Pod, Spec, eventually, lab, throughout};
+use nix::sys::signal::Signal;
+
+/// How long a lease lives in these tests; it is renewed at half of it.
+const TTL: Duration = Duration::from_secs(10);
+/// A lease that nobody renews is gone after this.
+const RUN_OUT: Duration = Duration::from_secs(30);
+
+/// A lab whose etcd serves both stores, of which v2 holds the network config.
+fn lab_of_both(nodes: u8) -> Result<Lab> {
+    let spec = Spec { nodes, etcd_arguments: vec!["--enable-v2".to_owned()], ..Spec::default() };
+    let mut lab = Lab::without_etcd(&spec)?;
+    lab.etcd_mut().start()?;
+    lab.etcd().v2().put(&format!("{PREFIX}/config"), &spec.network_config, None)?;
+    Ok(lab)
+}
+
+fn start(lab: &Lab, number: u8, api: &str) -> Result<Flanneld> {
+    let options =
+        lab.options(number).flag("etcd-api", api).flag("subnet-lease-ttl", TTL.as_secs().to_string());
+    let mut daemon = Flanneld::start(lab.node(number)?, &options)?;
+    daemon.wait_ready().with_context(|| format!("node{number} with etcd-api={api}"))?;
+    Ok(daemon)
+}
+
+fn key(host: u8) -> String {
+    format!("{PREFIX}/subnets/10.200.{host}.0-24")
+}
+
+fn in_v2(lab: &Lab) -> Result<Vec<Lease>> {
+    lab.etcd().v2().list(&format!("{PREFIX}/subnets/"))?.into_iter().map(Lease::parse).collect()
+}
+
+/// What has to be the same in both stores: key, value, and whether it is a reservation.
+fn content(leases: Vec<Lease>) -> Vec<(String, String, bool)> {
+    leases.into_iter().map(|lease| (lease.subnet, lease.stored.value, lease.stored.lease == 0)).collect()
+}
+
+/// The check between two steps of the move.
+fn agree(lab: &Lab) -> Result<Vec<(String, String, bool)>> {
+    let (v2, v3) = (content(in_v2(lab)?), content(lab.leases()?));
+    ensure!(v2 == v3, "the stores differ:\nv2: {v2:#?}\nv3: {v3:#?}");
+    Ok(v2)
+}
+
+/// A cluster of three on its way.
+struct Cluster<'a> {
+    lab: &'a Lab,
+    daemons: Vec<Option<Flanneld>>,
+    /// The leases at the start. They must never change.
+    leases: Vec<Lease>,
+}
+
+impl<'a> Cluster<'a> {
+    /// Node 1 follows v2, node 2 as well and holds a reservation, node 3 was forgotten and decides by itself.
+    fn start(lab: &'a Lab) -> Result<Self> {
+        let reservation = lease::value(&Lab::public_ip(2).to_string(), "02:00:00:00:00:42");
+        lab.etcd().v2().put(&key(42), &reservation, None)?;
+        let daemons = [(1, "v2"), (2, "v2"), (3, "auto")];
+        let daemons = daemons.iter().map(|(number, api)| start(lab, *number, api).map(Some));
+        let daemons = daemons.collect::<Result<_>>()?;
+        let cluster = Self { lab, daemons, leases: in_v2(lab)? };
+        assert_eq!((cluster.leases.len(), lab.leases()?.len()), (3, 0), "nothing in v3 yet");
+        cluster.check()?;
+        Ok(cluster)
+    }
+
+    /// Every kernel holds what the leases of the start ask for.
+    fn check(&self) -> Result<()> {
+        for (number, daemon) in (1..).zip(&self.daemons) {
+            let daemon = daemon.as_ref().context("a daemon")?;
+            let peers = self.leases.iter().filter(|lease| lease.public_ip != Lab::public_ip(number));
+            let expected = PeerState::expected(peers);
+            self.lab
+                .eventually(daemon, "the peers of the start", || expected.ensure_on(daemon.node(), DEVICE))?;
+        }
+        Ok(())
+    }
+
+    fn restart(&mut self, number: u8, api: &str, signal: Signal) -> Result<()> {
+        let daemon = &mut self.daemons[usize::from(number) - 1];
+        daemon.take().context("a daemon")?.stop(signal)?;
+        *daemon = Some(start(self.lab, number, api)?);
+        self.check().with_context(|| format!("after node{number} was set to {api}"))
+    }
+
+    /// One step of the move: node 1, then node 2 whose daemon is killed. The forgotten one is restarted in between and
+    /// afterwards.
+    fn step(&mut self, api: &str) -> Result<()> {
+        self.restart(1, api, Signal::SIGTERM)?;
+        self.restart(3, "auto", Signal::SIGTERM)?;
+        self.restart(2, api, Signal::SIGKILL)?;
+        self.restart(3, "auto", Signal::SIGKILL)
+    }
+
+    fn wait_agreement(&self, because: &str) -> Result<()> {
+        let expected: Vec<(String, String)> =
+            self.leases.iter().map(|lease| (lease.subnet.clone(), lease.stored.value.clone())).collect();
+        eventually(lab::CONVERGENCE, because, || {
+            let agreed = agree(self.lab)?;
+            let reserved: Vec<&str> = agreed.iter().filter(|key| key.2).map(|key| key.0.as_str()).collect();
+            ensure!(reserved == ["10.200.42.0/24"], "reservations: {reserved:?}");
+            let found: Vec<_> = agreed.into_iter().map(|(subnet, value, _)| (subnet, value)).collect();
+            ensure!(found == expected, "{found:#?}\ninstead of\n{expected:#?}");
+            Ok(())
+        })
+    }
+}
+
+#[test]
+fn a_cluster_moves_from_v2_to_v3_and_back_without_a_lost_packet() -> Result<()> {
+    let lab = lab_of_both(3)?;
+    let mut cluster = Cluster::start(&lab)?;
+    let pods = [1, 2, 3].map(|number| Pod::attach(lab.node(number)?, "pod"));
+    let [one, two, forgotten] = pods;
+    let (one, two, forgotten) = (one?, two?, forgotten?);
+    let traffic = Traffic::start(&one, &two)?;
+    let pings = [&one, &two].map(|pod| Ping::start(&forgotten, pod.address(), "0.01"));
+    let recorders = lab.nodes().iter().map(|node| Recorder::start(node)).collect::<Result<Vec<_>>>()?;
+
+    cluster.step("both")?;
+    cluster.wait_agreement("both stores hold the same")?;
+    let config = format!("{PREFIX}/config");
+    assert_eq!(lab.etcd().get(&config)?.value, lab.etcd().v2().get(&config)?.value, "the config was copied");
+    throughout(TTL + Duration::from_secs(2), "renewed in both", || agree(&lab).map(drop))?;
+
+    cluster.step("v3")?;
+    // Who is in v3 alone does not renew in v2. Once nobody else is left there the forgotten node leaves it, too.
+    let left_in_v2 = |expected: usize| {
+        eventually(RUN_OUT, "leases run out in v2", || {
+            let left = content(in_v2(&lab)?);
+            ensure!(left.len() == expected, "{left:#?}");
+            Ok(())
+        })
+    };
+    left_in_v2(2)?;
+    cluster.restart(3, "auto", Signal::SIGTERM)?;
+    left_in_v2(1)?;
+
+    cluster.step("both")?;
+    cluster.wait_agreement("everything was carried back into v2")?;
+    cluster.step("v2")?;
+    // The forgotten node follows both as long as both hold the config: the operator removes v3's at the end.
+    lab.etcd().delete(&config)?;
+    cluster.restart(3, "auto", Signal::SIGTERM)?;
+    eventually(RUN_OUT, "leases run out in v3", || {
+        let left = content(lab.leases()?);
+        ensure!(
+            left.iter().all(|(subnet, _, reserved)| *reserved && subnet == "10.200.42.0/24"),
+            "{left:#?}"
+        );
+        Ok(())
+    })?;
+    cluster.check()?;
+
+    for ping in pings {
+        let report = ping?.finish()?;
+        assert_eq!(report.lost(), 0, "of the forgotten node's {} pings", report.last);
+    }
+    traffic.finish_without_loss()?;
+    for recorder in recorders {
+        assert_eq!(recorder.changes(DEVICE)?, Vec::<String>::new(), "no kernel had anything to do");
+    }
+    Ok(())
+}
+
+#[test]
+fn where_the_stores_contradict_each_other_v2_decides() -> Result<()> {
+    let lab = lab_of_both(2)?;
+    let config = lab.etcd().v2().get(&format!("{PREFIX}/config"))?.value;
+    lab.etcd().put(&format!("{PREFIX}/config"), &config)?;
+    let keeper = start(&lab, 1, "both")?;
+    let mover = start(&lab, 2, "v3")?;
+    let (kept, former) = (lab.lease(1)?, lab.lease(2)?);
+
+    // A Go daemon that sees only v3 writes over our copy there: we keep the subnet, and it is named.
+    let go = lease::value("10.8.0.150", "02:00:00:00:00:99");
+    lab.etcd().put_leased(&kept.stored.key, &go, 86_400)?;
+    lab.eventually(&keeper, "the Go daemon is named", || {
+        let log = keeper.process().log();
+        let named = log.lines().any(|line| {
+            line.contains("ERROR") && line.contains("a Go daemon") && line.contains("public IP 10.8.0.150")
+        });
+        ensure!(named, "not named");
+        Ok(())
+    })?;
+    assert_eq!(lab.etcd().get(&kept.stored.key)?.value, go, "not overwritten");
+    // v2's holder of the subnet that node 2 has in v3: also for those who follow both it is the one that counts.
+    let winner = lease::value("10.8.0.151", "02:00:00:00:00:98");
+    let name = former.stored.key.clone();
+    lab.etcd().v2().put(&name, &winner, None)?;
+    let counts = |leases: &[Lease]| PeerState::expected(leases).ensure_on(keeper.node(), DEVICE);
+    let usurper = in_v2(&lab)?.into_iter().find(|lease| lease.stored.key == name).context("the winner")?;
+    lab.eventually(&keeper, "v2's holder instead of v3's", || counts(std::slice::from_ref(&usurper)))?;
+
+    // Node 2 moves as soon as it follows both, and makes room in v3.
+    mover.stop(Signal::SIGTERM)?;
+    let mover = start(&lab, 2, "both")?;
+    let moved = lab.eventually(&mover, "another subnet in both stores", || {
+        let own =
+            |leases: Vec<Lease>| leases.into_iter().filter(|lease| lease.public_ip == Lab::public_ip(2));
+        let (v2, v3) = (own(in_v2(&lab)?).collect::<Vec<_>>(), own(lab.leases()?).collect::<Vec<_>>());
+        ensure!(content(v2.clone()) == content(v3.clone()), "{v2:#?}\n{v3:#?}");
+        ensure!(v2.len() == 1 && v2[0].subnet != former.subnet, "{v2:#?}");
+        Ok(v2[0].clone())
+    })?;
+    assert_eq!(lab.etcd().v2().get(&name)?.value, winner, "the winner's key was not touched");
+    lab.eventually(&keeper, "both peers", || counts(&[usurper.clone(), moved.clone()]))?;
+    lab.eventually(&mover, "v2's holder here, too", || {
+        PeerState::expected([&usurper, &kept]).ensure_on(mover.node(), DEVICE)
+    })?;
+
+    // The Go daemon is gone: our copy comes back.
+    lab.etcd().delete(&kept.stored.key)?;
+    lab.eventually(&keeper, "our lease in v3 again", || {
+        let value = lab.etcd().get(&kept.stored.key)?.value;
+        ensure!(value == kept.stored.value, "{value}");
+        Ok(())
+    })?;
+    let still = in_v2(&lab)?.into_iter().find(|lease| lease.public_ip == Lab::public_ip(1));
+    assert_eq!(still.context("node1's lease")?.subnet, kept.subnet);
+    Ok(())
+}
