@@ -17,7 +17,7 @@ use flanneld::store::{
     Both, Etcd, EtcdV2, EtcdV3, Event, Held, LeaseStore, Memory, Record, Renewal, Snapshot, StoreError,
     Update, Written,
 };
-use store_support::{PREFIX, Server, Watching, eventually, key, name, subnet};
+use store_support::{PREFIX, Server, Watching, encode, eventually, held, key, name, subnet};
 
 const DAY: Duration = Duration::from_secs(86_400);
 const CONFIG: &str = r#"{"Network":"10.200.0.0/16","Backend":{"Type":"vxlan"}}"#;
@@ -127,7 +127,7 @@ impl Pair for Real {
     async fn set(&self, origin: Origin, key: &str, value: &str, ttl: Option<Duration>) {
         if origin == V2 {
             let ttl = ttl.map_or_else(String::new, |ttl| format!("&ttl={}", ttl.as_secs()));
-            let answer = self.0.v2("PUT", key, &format!("value={}{ttl}", value.replace(' ', "%20"))).await;
+            let answer = self.0.v2("PUT", key, &format!("value={}{ttl}", encode(value))).await;
             assert!(answer.contains("\"node\""), "{answer}");
             return;
         }
@@ -163,13 +163,6 @@ impl Pair for Real {
             V3 => self.v3().network_config().await,
         };
         config.unwrap().map(|value| String::from_utf8(value).unwrap())
-    }
-}
-
-fn held(written: Written) -> Held {
-    match written {
-        Written::Held(held) => held,
-        Written::Conflict => panic!("conflict"),
     }
 }
 
@@ -428,6 +421,22 @@ async fn an_outage_of_v3_does_not_stop_v2_and_is_made_up_for() {
     pair.both_hold(1, Some((json(1), false))).await;
     assert_eq!(pair.config(V3).await.unwrap(), CONFIG);
     watching.close().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_one_watch_could_not_copy_the_next_one_does() {
+    let pair = InMemory::default();
+    let store = pair.store();
+    let snapshot = store.list().await.unwrap();
+    pair.v3.set_down(true);
+    held(store.create(subnet(1), &attrs(1), DAY).await.unwrap());
+    let mut first = Watching::from(&store, snapshot.next);
+    while !matches!(first.next().await, Update::Down(_)) {}
+    first.close().await;
+    pair.v3.set_down(false);
+    let second = Watching::from(&store, store.list().await.unwrap().next);
+    pair.both_hold(1, Some((json(1), false))).await;
+    second.close().await;
 }
 
 #[tokio::test(start_paused = true)]

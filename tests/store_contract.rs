@@ -11,7 +11,9 @@ mod store_support;
 
 use std::time::Duration;
 
-use flanneld::store::{Etcd, EtcdV2, EtcdV3, Event, LeaseStore, Memory, Record, Renewal, Update, Written};
+use flanneld::store::{
+    Both, Etcd, EtcdV2, EtcdV3, Event, LeaseStore, Memory, Record, Renewal, Update, Written,
+};
 use store_support::{PREFIX, Server, Watching, attrs, encode, held, key, name, subnet};
 
 const DAY: Duration = Duration::from_secs(86_400);
@@ -105,6 +107,35 @@ impl Lab for V2 {
         for _ in 0..1001 {
             self.0.v2("PUT", "/elsewhere", "value=x").await;
         }
+    }
+}
+
+/// Both stores at once, as nodes of v2 see and change them. A key that is removed goes from both.
+#[derive(Default)]
+struct InBoth {
+    v2: Memory,
+    v3: Memory,
+}
+
+impl Lab for InBoth {
+    type Store = Both<Memory, Memory>;
+
+    fn store(&self) -> Self::Store {
+        Both::new(Etcd::new(self.v2.clone(), PREFIX), Etcd::new(self.v3.clone(), PREFIX))
+    }
+
+    async fn set(&self, key: &str, value: &str, ttl: Option<Duration>) {
+        self.v2.set(key, value, ttl);
+    }
+
+    async fn remove(&self, key: &str) {
+        self.v3.remove(key);
+        self.v2.remove(key);
+    }
+
+    async fn forget(&self) {
+        self.v2.compact();
+        self.v3.compact();
     }
 }
 
@@ -312,32 +343,33 @@ async fn a_watch_from_a_forgotten_past_delivers_the_list(lab: impl Lab) {
     watching.close().await;
 }
 
-macro_rules! contract {
-    ($($test:ident)*) => {
-        mod memory {
-            $(#[tokio::test(start_paused = true)]
+macro_rules! suite {
+    ($module:ident, $attribute:meta, $lab:expr, $($test:ident)*) => {
+        mod $module {
+            $(#[$attribute]
             async fn $test() {
-                super::$test(super::InMemory(super::Memory::default())).await;
-            })*
-        }
-
-        mod v3 {
-            $(#[tokio::test]
-            async fn $test() {
-                super::$test(super::V3(super::store_support::etcd(&[]).await)).await;
-            })*
-        }
-
-        mod v2 {
-            $(#[tokio::test]
-            async fn $test() {
-                super::$test(super::V2(super::store_support::etcd(&["--enable-v2"]).await)).await;
+                super::$test($lab).await;
             })*
         }
     };
 }
 
+/// `alone`: what holds for one store. In both at once a lease that nobody renews ends twice, and a watch that finds out late begins
+/// with a list.
+macro_rules! contract {
+    (alone: $($alone:ident)*; always: $($always:ident)*) => {
+        suite!(memory, tokio::test(start_paused = true), super::InMemory(super::Memory::default()), $($alone)* $($always)*);
+        suite!(v3, tokio::test, super::V3(super::store_support::etcd(&[]).await), $($alone)* $($always)*);
+        suite!(v2, tokio::test, super::V2(super::store_support::etcd(&["--enable-v2"]).await), $($alone)* $($always)*);
+        suite!(both, tokio::test(start_paused = true), super::InBoth::default(), $($always)*);
+    };
+}
+
 contract! {
+    alone:
+    a_renewal_prolongs_without_an_event
+    a_key_is_deleted_only_at_the_known_revision;
+    always:
     the_config_is_read_or_missing
     an_empty_store_is_an_empty_list_to_watch_from
     a_subnet_is_created_once
@@ -345,9 +377,7 @@ contract! {
     an_update_needs_the_revision_that_was_read
     an_update_of_a_deleted_key_is_a_conflict
     a_reservation_stays_one
-    a_renewal_prolongs_without_an_event
     a_renewal_tells_what_stands_in_place_of_ours
-    a_key_is_deleted_only_at_the_known_revision
     a_watch_misses_nothing_since_the_list
     keys_beside_the_folder_are_none_of_ours
     junk_is_passed_on_as_it_is

@@ -56,6 +56,10 @@ struct Plan {
     give_way: BTreeMap<Ipv4Network, Revision>,
     /// Revision of our key in v3 as we left it.
     known: Option<Revision>,
+    /// How often something was to be done, and up to where it has been done: a watch that ends in between leaves the rest to the
+    /// next one.
+    asked: u64,
+    settled: u64,
 }
 
 /// How one attempt at our key ended.
@@ -113,7 +117,8 @@ impl<K: KeyValue> Mirror<K> {
             }
         }
         self.prolong().await;
-        let copy = self.held.lock().await;
+        // Whoever works on it still may take long; then the next renewal knows.
+        let Ok(copy) = self.held.try_lock() else { return false };
         copy.as_ref().is_some_and(|copy| copy.subnet == held.subnet && copy.lease.is_none())
     }
 
@@ -137,14 +142,17 @@ impl<K: KeyValue> Mirror<K> {
 
     /// Something may have changed in v3.
     pub(super) fn look_again(&self) {
+        self.plan().asked += 1;
         self.again.notify_one();
     }
 
     /// A key of v3 changed; `stands`: its revision now.
     pub(super) fn heard(&self, name: &str, stands: Option<Revision>) {
-        let plan = self.plan();
-        let ours = plan.wanted.as_ref().is_some_and(|wanted| key_of(wanted.subnet) == name);
-        if ours && stands != plan.known {
+        let news = {
+            let plan = self.plan();
+            stands != plan.known && plan.wanted.as_ref().is_some_and(|wanted| key_of(wanted.subnet) == name)
+        };
+        if news {
             self.look_again();
         }
     }
@@ -152,9 +160,11 @@ impl<K: KeyValue> Mirror<K> {
     /// Our key in a subnet that is not ours in v2 has to go. If it is the one we copy, there is nothing to copy until v2 has
     /// given us another.
     pub(super) fn give_way(&self, subnet: Ipv4Network, modified: Revision) {
-        let mut plan = self.plan();
-        plan.give_way.insert(subnet, modified);
-        plan.wanted = plan.wanted.take().filter(|wanted| wanted.subnet != subnet);
+        {
+            let mut plan = self.plan();
+            plan.give_way.insert(subnet, modified);
+            plan.wanted = plan.wanted.take().filter(|wanted| wanted.subnet != subnet);
+        }
         self.look_again();
     }
 
@@ -169,27 +179,27 @@ impl<K: KeyValue> Mirror<K> {
 
     /// Makes the copy right whenever something happened to it, and again while that fails. Never ends.
     pub(super) async fn keep(&self) {
-        let (mut pause, mut retry): (_, Option<Instant>) = (RETRY.0, None);
+        let (mut pause, mut failing) = (RETRY.0, false);
+        let mut retry = {
+            let plan = self.plan();
+            (plan.asked != plan.settled).then(Instant::now)
+        };
         loop {
             tokio::select! {
                 () = self.again.notified() => {}
                 () = sleep_until(retry.unwrap_or_else(Instant::now)), if retry.is_some() => {}
             }
-            match self.mend().await {
-                Ok(()) => {
-                    if retry.take().is_some() {
-                        tracing::info!("the copy of the lease in v3 is right again");
-                    }
-                    pause = RETRY.0;
+            let mended = self.mend().await;
+            match &mended {
+                Ok(()) if failing => tracing::info!("the copy of the lease in v3 is right again"),
+                Err(error) if !failing => {
+                    tracing::warn!(%error, "the lease cannot be copied to v3; trying again, v2 goes on");
                 }
-                Err(error) => {
-                    if retry.is_none() {
-                        tracing::warn!(%error, "the lease cannot be copied to v3; trying again, v2 goes on");
-                    }
-                    retry = Some(Instant::now() + pause);
-                    pause = (pause * 2).min(RETRY.1);
-                }
+                _ => {}
             }
+            failing = mended.is_err();
+            retry = failing.then(|| Instant::now() + pause);
+            pause = if failing { (pause * 2).min(RETRY.1) } else { RETRY.0 };
             // Whoever deletes our key again and again shall not keep us busy.
             sleep(RETRY.0).await;
         }
@@ -197,10 +207,13 @@ impl<K: KeyValue> Mirror<K> {
 
     /// Does all that is to be done; one thing that fails does not keep the others from it.
     async fn mend(&self) -> Result<(), StoreError> {
+        let asked = self.plan().asked;
         let lease = self.mend_lease().await;
         let config = self.mend_config().await;
         let former = self.mend_former().await;
-        lease.and(config).and(former).map_err(half(Origin::V3))
+        lease.and(config).and(former).map_err(half(Origin::V3))?;
+        self.plan().settled = asked;
+        Ok(())
     }
 
     async fn mend_lease(&self) -> Result<(), StoreError> {

@@ -99,7 +99,6 @@ impl<P: KeyValue, S: KeyValue> Merge<'_, P, S> {
                     self.look_at_all();
                     None
                 }
-                else => return,
             };
             if let Some(update) = update
                 && self.sink.send(update).await.is_err()
