@@ -140,31 +140,40 @@ impl Firewall {
         self.choice
     }
 
-    /// Removes what [`Firewall::ensure`] put on the host, whichever firewall it is in. Answers with what was removed.
+    /// Removes what [`Firewall::ensure`] put on the host, in every firewall it may be in. Answers with what was removed.
+    ///
+    /// Ours are our table in nftables, and in both variants of iptables our chains with the jumps to them. What the Go
+    /// daemon v0.16.1 wrote is not, and tables of iptables stay even if nothing is left in them: others use them too.
     ///
     /// # Errors
     /// With everything that could not be removed; the rest is gone.
     pub async fn cleanup(&mut self) -> Result<Vec<String>, Vec<FirewallError>> {
         let mut seen = self.observe().await.map_err(|error| vec![error])?;
-        let mut results = Vec::new();
+        let (mut removed, mut failed) = (Vec::new(), Vec::new());
+        let mut note = |result: Result<Vec<String>, FirewallError>| match result {
+            Ok(changes) => removed.extend(changes),
+            Err(error) => failed.push(error),
+        };
         if let Some(nftables) = &mut self.nftables {
-            results.push(nftables.remove(&seen.ruleset).map(Vec::from_iter));
+            note(nftables.remove(&seen.ruleset).map(Vec::from_iter));
         }
         if seen.ruleset.iptables_has_ours() {
-            let removed = self.ensure_variant(Variant::Nft, None, Share::NOTHING, None).await;
-            results.push(removed.map(|ensured| ensured.changes));
+            note(self.remove_from(Variant::Nft, None).await);
         }
         match seen.take_held(Variant::Legacy) {
             Ok(None) => {}
-            Ok(held) => {
-                let removed = self.ensure_variant(Variant::Legacy, None, Share::NOTHING, held).await;
-                results.push(removed.map(|ensured| ensured.changes));
-            }
-            Err(error) => results.push(Err(error)),
+            Ok(held) => note(self.remove_from(Variant::Legacy, held).await),
+            Err(error) => note(Err(error)),
         }
-        let (done, failed): (Vec<_>, Vec<_>) = results.into_iter().partition(Result::is_ok);
-        let failed: Vec<_> = failed.into_iter().filter_map(Result::err).collect();
-        if failed.is_empty() { Ok(done.into_iter().flatten().flatten().collect()) } else { Err(failed) }
+        if failed.is_empty() { Ok(removed) } else { Err(failed) }
+    }
+
+    async fn remove_from(
+        &mut self,
+        variant: Variant,
+        held: Option<Held>,
+    ) -> Result<Vec<String>, FirewallError> {
+        self.ensure_variant(variant, None, Share::NOTHING, held).await.map(|ensured| ensured.changes)
     }
 
     /// What drops pods' packets on this host, as far as that can be said without rules of ours. Only looks.
@@ -263,7 +272,7 @@ impl Firewall {
             }
         }
         let ruleset = &seen.ruleset;
-        let forward = ruleset.iptables_forward_drops();
+        let forward = ruleset.iptables_forward_drops;
         let look = forward || ruleset.iptables_has_ours() || (!self.searched && ruleset.iptables_present());
         if backend != Backend::Iptables(Variant::Nft) && look {
             let share = Share { masquerade: false, forward };

@@ -99,14 +99,14 @@ impl Nftables {
     fn follow_forward(&mut self, ruleset: &mut Ruleset) -> Result<(), FirewallError> {
         let is_forward = |chain: &&SeenChain| chain.table == "filter" && chain.name == "FORWARD";
         let Some(forward) = ruleset.of_iptables().find(is_forward) else { return Ok(()) };
-        ruleset.forward_drops = forward.policy_drops;
+        ruleset.iptables_forward_drops = forward.policy_drops;
         let mut open = vec!["FORWARD".to_owned()];
         while let Some(chain) = open.pop() {
             if OUR_CHAINS.contains(&chain.as_str()) || !ruleset.forward_chains.insert(chain.clone()) {
                 continue;
             }
             for rule in self.rules(Family::IPv4, "filter", &chain)? {
-                ruleset.forward_drops |= rule.drops;
+                ruleset.iptables_forward_drops |= rule.drops;
                 open.extend(rule.jumps);
             }
         }

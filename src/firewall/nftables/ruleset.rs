@@ -27,7 +27,8 @@ pub(in crate::firewall) struct Ruleset {
     pub(super) chains: Vec<SeenChain>,
     /// Chains of the filter table of iptables-nft that a forwarded packet can come through.
     pub(super) forward_chains: BTreeSet<String>,
-    pub(super) forward_drops: bool,
+    /// The FORWARD chain of iptables-nft can drop a packet, by its policy or by a rule.
+    pub(in crate::firewall) iptables_forward_drops: bool,
     /// Forward chains of other programs that drop what they do not accept, as `FAMILY TABLE CHAIN`.
     pub(in crate::firewall) foreign_drops: Vec<String>,
 }
@@ -59,11 +60,6 @@ impl Ruleset {
     /// iptables-nft holds a chain of ours.
     pub(in crate::firewall) fn iptables_has_ours(&self) -> bool {
         self.of_iptables().any(|chain| OUR_CHAINS.contains(&chain.name.as_str()))
-    }
-
-    /// The FORWARD chain of iptables-nft can drop a packet, by its policy or by a rule.
-    pub(in crate::firewall) fn iptables_forward_drops(&self) -> bool {
-        self.forward_drops
     }
 
     /// The policy of the FORWARD chain of iptables-nft is drop and no chain of ours accepts before.
