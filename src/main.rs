@@ -23,7 +23,15 @@ fn main() -> ExitCode {
         return (command.run)(words.collect());
     }
     match options::read(std::env::args_os(), std::env::vars_os(), &facts::outside()) {
-        Ok(Invocation::Help(text) | Invocation::Version(text)) => {
+        Ok(Invocation::Help(text)) => {
+            eprintln!(
+                "{}\n\nCommands, each with a -help of its own:\n{}",
+                text.trim_end(),
+                command::help().trim_end()
+            );
+            ExitCode::SUCCESS
+        }
+        Ok(Invocation::Version(text)) => {
             eprintln!("{}", text.trim_end());
             ExitCode::SUCCESS
         }

@@ -137,6 +137,9 @@ impl Bound {
     }
 
     fn listen(temporary: &Path, path: &Path) -> io::Result<Self> {
+        if is_served(path)? {
+            return Err(io::Error::new(io::ErrorKind::AddrInUse, "another flanneld listens there"));
+        }
         let socket = socket2::Socket::new(socket2::Domain::UNIX, socket2::Type::STREAM, None)?;
         socket.set_nonblocking(true)?;
         socket.bind(&socket2::SockAddr::unix(temporary)?)?;
@@ -167,6 +170,15 @@ impl Bound {
             }
         }
     }
+}
+
+/// Whether somebody listens at `path`. Does not wait.
+fn is_served(path: &Path) -> io::Result<bool> {
+    let socket = socket2::Socket::new(socket2::Domain::UNIX, socket2::Type::STREAM, None)?;
+    socket.set_nonblocking(true)?;
+    let connected = socket.connect(&socket2::SockAddr::unix(path)?);
+    // A full queue is somebody's, too.
+    Ok(connected.map_or_else(|error| error.kind() == io::ErrorKind::WouldBlock, |()| true))
 }
 
 impl Drop for Bound {

@@ -171,8 +171,10 @@ fn cleanup_removes_only_the_part_that_was_chosen() -> Result<()> {
     let lab = Lab::start(&Spec { nodes: 2, ..Spec::default() })?;
     let node = lab.node(1)?;
     let options = lab.options(1).flag("ip-masq", "true").flag("firewall", "nftables");
+    let options = options.without("healthz-port").without("healthz-ip");
     let mut daemon = Flanneld::start(node, &options)?;
     daemon.wait_ready()?;
+    assert_eq!(node.run("ss -Hltn")?, "", "nothing listens that nobody asked for");
     let other = lab.flanneld(2)?;
     daemon.stop(Signal::SIGTERM)?;
 

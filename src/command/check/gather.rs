@@ -19,10 +19,9 @@ use crate::model::state::{Entries, FdbTarget, Observed, Route};
 use crate::model::{LeaseAttrs, Mtu, device};
 use crate::options::Options;
 use crate::status::answer::{Answer, Peer};
-use crate::status::{self};
 use crate::status_socket::AskError;
-use crate::store;
 use crate::subnet_env::{Previous, file};
+use crate::{status, store};
 
 /// The kernel's own UDP port for VXLAN (`vxlan_port` in `drivers/net/vxlan/vxlan_core.c`).
 const PORT: u16 = 8472;
@@ -54,7 +53,7 @@ pub(super) async fn gather(
         store = answer.store.error.clone().or(store);
     }
     let host = kernel.host()?;
-    let mut facts = of_host(options, &host, &previous);
+    let mut facts = of_host(&host, &previous);
     facts.store = store;
     facts.daemon = daemon(&asked);
     if let Some(rules) = asked.as_ref().ok().and_then(|answer| answer.rules.as_ref()) {
@@ -146,8 +145,7 @@ fn wanted_by(found: &own_lease::Found, kernel: &mut LinuxKernel) -> Result<Wante
 }
 
 /// What can be said without knowing what this node should hold.
-fn of_host(options: &Options, host: &Host, previous: &Previous) -> Facts {
-    let _ = options;
+fn of_host(host: &Host, previous: &Previous) -> Facts {
     Facts {
         daemon: Daemon::Absent,
         store: None,
