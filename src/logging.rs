@@ -9,22 +9,36 @@ use tracing::level_filters::LevelFilter;
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
-use tracing_subscriber::{Layer, fmt};
+use tracing_subscriber::{Layer, Registry, fmt, reload};
 
 pub use recurring::{Ended, Recurring, Tell};
+
+/// How much is said, to be changed later.
+#[derive(Debug, Clone)]
+pub struct Verbosity(reload::Handle<Targets, Registry>);
+
+impl Verbosity {
+    /// Says as much as `-v=VERBOSITY` asks for, from now on.
+    pub fn set(&self, verbosity: u8) {
+        // It only fails when nothing is logged any more.
+        let _ = self.0.reload(filter(verbosity));
+    }
+}
 
 /// Sends log lines to stderr from now on. `journal_stream` is `$JOURNAL_STREAM`: if it names stderr, lines carry no time, as the
 /// journal keeps its own.
 ///
 /// # Errors
 /// When it was called before.
-pub fn init(verbosity: u8, journal_stream: Option<&OsStr>) -> Result<(), TryInitError> {
+pub fn init(verbosity: u8, journal_stream: Option<&OsStr>) -> Result<Verbosity, TryInitError> {
     let lines = fmt::layer().with_writer(std::io::stderr).with_ansi(false).with_target(verbosity > 0);
     let lines = match is_journal(journal_stream, stderr_identity()) {
         true => lines.without_time().boxed(),
         false => lines.boxed(),
     };
-    tracing_subscriber::registry().with(lines.with_filter(filter(verbosity))).try_init()
+    let (filter, handle) = reload::Layer::new(filter(verbosity));
+    tracing_subscriber::registry().with(lines.with_filter(filter)).try_init()?;
+    Ok(Verbosity(handle))
 }
 
 /// Libraries only speak when something is wrong, whatever `-v` says.

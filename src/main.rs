@@ -6,15 +6,17 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use flanneld::clock::{Clock, Now};
-use flanneld::daemon::{self, Reporter, Settings};
+use flanneld::daemon::{self, Inputs, Reporter, Settings};
 use flanneld::health::Limits;
 use flanneld::kernel::{LinuxKernel, ReceiveBuffers};
 use flanneld::notify::{Notifier, watchdog_interval};
-use flanneld::options::{self, Configured, Invocation};
+use flanneld::options::{self, Configured, Invocation, Options, OptionsError};
+use flanneld::reload::Reloader;
 use flanneld::store::Ourselves;
 use flanneld::subnet_env::{Previous, file};
 use flanneld::{command, facts, health, logging, status_socket, store};
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
 use tracing::{error, info, warn};
 
 fn main() -> ExitCode {
@@ -22,7 +24,7 @@ fn main() -> ExitCode {
     if let Some(command) = words.next().as_deref().and_then(command::find) {
         return (command.run)(words.collect());
     }
-    match options::read(std::env::args_os(), std::env::vars_os(), &facts::outside()) {
+    match read_again() {
         Ok(Invocation::Help(text)) => {
             eprintln!(
                 "{}\n\nCommands, each with a -help of its own:\n{}",
@@ -44,18 +46,17 @@ fn main() -> ExitCode {
 }
 
 fn run(configured: &Configured) -> ExitCode {
-    if let Err(error) =
+    let verbosity =
         logging::init(configured.options.verbosity, std::env::var_os("JOURNAL_STREAM").as_deref())
-    {
-        eprintln!("flanneld: cannot log: {error}");
-    }
+            .inspect_err(|error| eprintln!("flanneld: cannot log: {error}"));
     info!(version = env!("CARGO_PKG_VERSION"), options = %configured.given(), "flanneld starts");
     for warning in &configured.warnings {
         warn!("{warning}");
     }
+    let (reloader, options) = Reloader::new(configured.clone(), read_again, verbosity.ok());
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let served = runtime.context("start the runtime").and_then(|runtime| {
-        let served = runtime.block_on(serve(configured));
+        let served = runtime.block_on(serve(configured, reloader, options));
         // A name that is still being looked up would hold the end up for as long as the resolver likes.
         runtime.shutdown_background();
         served
@@ -69,9 +70,18 @@ fn run(configured: &Configured) -> ExitCode {
     }
 }
 
+/// Reads argv, environment and configuration file as they are now.
+fn read_again() -> Result<Invocation, OptionsError> {
+    options::read(std::env::args_os(), std::env::vars_os(), &facts::outside())
+}
+
 /// Handles signals before anything can block, then runs the daemon beside the health server.
-async fn serve(configured: &Configured) -> anyhow::Result<()> {
-    let stop = stop_signal()?;
+async fn serve(
+    configured: &Configured,
+    reloader: Reloader,
+    adjusted: watch::Receiver<Options>,
+) -> anyhow::Result<()> {
+    let stop = stop_signal(reloader)?;
     let options = &configured.options;
     let previous = file::read_previous(&options.subnet_file).unwrap_or_else(|error| {
         warn!(%error, "the subnet of a former start is not known");
@@ -102,17 +112,18 @@ async fn serve(configured: &Configured) -> anyhow::Result<()> {
     let own = Ourselves { public_ip: options.iface.public_ip, node_id: settings.node_id };
     let mut stop = pin!(stop);
     let store = tokio::select! {
-        store = daemon::choose_store(&candidates, own, &mut reporter) => store?,
+        store = daemon::choose_store(&candidates, own, options.seed.as_deref(), &mut reporter) => store?,
         () = &mut stop => return Ok(()),
         () = questions.answer_all() => return Ok(()),
     };
-    daemon::run(settings, store, kernel, (clock, reporter, questions), stop).await?;
+    daemon::run(settings, store, kernel, (clock, reporter), Inputs { stop, questions, options: adjusted })
+        .await?;
     info!("flanneld stops; device, routes, rules, subnet.env and lease stay");
     Ok(())
 }
 
-/// Ends with SIGTERM or SIGINT. SIGHUP is only logged: there is nothing to read again yet.
-fn stop_signal() -> anyhow::Result<impl Future<Output = ()>> {
+/// Ends with SIGTERM or SIGINT. With SIGHUP the options are read again.
+fn stop_signal(mut reloader: Reloader) -> anyhow::Result<impl Future<Output = ()>> {
     let mut terminate = signal(SignalKind::terminate()).context("handle SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("handle SIGINT")?;
     let mut hangup = signal(SignalKind::hangup()).context("handle SIGHUP")?;
@@ -121,7 +132,7 @@ fn stop_signal() -> anyhow::Result<impl Future<Output = ()>> {
             tokio::select! {
                 _ = terminate.recv() => return,
                 _ = interrupt.recv() => return,
-                _ = hangup.recv() => info!("SIGHUP: there is no configuration file to read again; restart to change options"),
+                _ = hangup.recv() => reloader.reload(),
             }
         }
     })

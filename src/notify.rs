@@ -10,11 +10,15 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::time::Duration;
 
+use nix::time::{ClockId, clock_gettime};
+
 /// One thing to tell systemd.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum State {
     /// Start-up is complete.
     Ready,
+    /// The configuration is being read again; `Ready` ends it.
+    Reloading,
     /// The process is about to end.
     Stopping,
     /// One line for `systemctl status`.
@@ -30,6 +34,7 @@ impl State {
     fn line(&self) -> String {
         match self {
             Self::Ready => "READY=1".to_owned(),
+            Self::Reloading => format!("RELOADING=1\nMONOTONIC_USEC={}", monotonic().as_micros()),
             Self::Stopping => "STOPPING=1".to_owned(),
             Self::Status(text) => format!("STATUS={}", text.replace('\n', " ")),
             Self::ExtendTimeout(time) => format!("EXTEND_TIMEOUT_USEC={}", time.as_micros()),
@@ -97,6 +102,11 @@ impl Notifier {
     }
 }
 
+/// systemd compares with its own clock when it asked for the reload (`Type=notify-reload`).
+fn monotonic() -> Duration {
+    clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(Duration::ZERO, Duration::from)
+}
+
 fn connect(address: &OsStr) -> io::Result<UnixDatagram> {
     let socket = UnixDatagram::unbound()?;
     socket.set_nonblocking(true)?;
@@ -157,6 +167,18 @@ mod tests {
         ] {
             assert_eq!(interval(usec, for_pid), None, "{usec:?} {for_pid:?}");
         }
+    }
+
+    #[test]
+    fn a_reload_carries_the_time() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("notify");
+        let systemd = UnixDatagram::bind(&path).unwrap();
+        let before = monotonic().as_micros();
+        Notifier::new(Some(path.into())).unwrap().tell(&[State::Reloading]).unwrap();
+        let text = received(&systemd);
+        let time: u128 = text.strip_prefix("RELOADING=1\nMONOTONIC_USEC=").unwrap().parse().unwrap();
+        assert!(before > 0 && (before..=monotonic().as_micros()).contains(&time), "{text}");
     }
 
     #[test]

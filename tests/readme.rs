@@ -50,6 +50,16 @@ fn the_readme_names_every_option_that_is_not_built() {
 }
 
 #[test]
+fn the_readme_names_the_options_that_change_at_run_time() {
+    let readme = readme();
+    let sentence = readme.split("has the file read again.").nth(1).unwrap();
+    let sentence = sentence.split("change at once").next().unwrap();
+    let named: Vec<&str> = sentence.split('`').skip(1).step_by(2).collect();
+    let live: Vec<&str> = flags::ALL.iter().filter(|flag| flag.live).map(|flag| flag.name).collect();
+    assert_eq!(named, live);
+}
+
+#[test]
 fn the_readme_lists_every_metric() {
     let readme = readme();
     let row = |metric: &flanneld::metrics::page::Metric| {

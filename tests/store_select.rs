@@ -128,6 +128,41 @@ async fn nothing_is_chosen_while_no_server_answers() {
     assert!(matches!(error, StoreError::Unreachable(_)), "{error}");
 }
 
+async fn seed(server: &Server, api: Api, config: &str) -> Option<&'static str> {
+    Candidates::new(&server.config(), api).unwrap().seed(config).await.unwrap()
+}
+
+async fn config_in(server: &Server, api: Api) -> Option<String> {
+    let Choice::Chosen(store, _) =
+        Candidates::new(&server.config(), api).unwrap().choose(Ourselves::default()).await.unwrap()
+    else {
+        panic!("{api} was told")
+    };
+    store.network_config().await.unwrap().map(|value| String::from_utf8(value).unwrap())
+}
+
+#[tokio::test]
+async fn a_seed_is_written_where_it_belongs_and_never_over_another() {
+    for (api, written, in_v2, in_v3) in [
+        (Api::Auto, "v3", None, Some("first")),
+        (Api::V3, "v3", None, Some("first")),
+        (Api::V2, "v2", Some("first"), None),
+        (Api::Both, "both", Some("first"), Some("first")),
+    ] {
+        let server = etcd(&["--enable-v2"]).await;
+        assert_eq!(seed(&server, api, "first").await, Some(written), "{api}");
+        assert_eq!(seed(&server, api, "second").await, None, "{api}");
+        assert_eq!(config_in(&server, Api::V2).await.as_deref(), in_v2, "{api}");
+        assert_eq!(config_in(&server, Api::V3).await.as_deref(), in_v3, "{api}");
+        // What stands in the other store counts where both are looked at.
+        for api in [Api::Auto, Api::Both] {
+            assert_eq!(seed(&server, api, "third").await, None, "{api}");
+        }
+    }
+    let server = etcd(&[]).await;
+    assert_eq!(seed(&server, Api::Auto, "first").await, Some("v3"), "v2 is not served");
+}
+
 #[test]
 fn an_unknown_api_is_named() {
     assert_eq!("v4".parse::<Api>().unwrap_err(), "\"v4\" is no etcd API (expected auto, v2, v3 or both)");

@@ -7,18 +7,19 @@ use super::{Fatal, Reporter};
 use crate::status::Phase;
 use crate::store::{Candidates, Choice, Ourselves, Store, StoreError};
 
-/// Looks until a store is chosen, and says why that one.
+/// Looks until a store is chosen, and says why that one. `seed` is written first where there is no network config.
 ///
 /// # Errors
 /// When the connection is misconfigured.
 pub async fn choose_store(
     candidates: &Candidates,
     own: Ourselves,
+    seed: Option<&str>,
     reporter: &mut Reporter,
 ) -> Result<Store, Fatal> {
     let mut waiting = Waiting::new("the network config");
     loop {
-        let problem = match candidates.choose(own).await {
+        let problem = match seed_and_choose(candidates, own, seed).await {
             Ok(Choice::Chosen(store, reason)) => {
                 info!(%reason, "store chosen");
                 return Ok(store);
@@ -30,4 +31,17 @@ pub async fn choose_store(
         let phase = Phase::WaitingForConfig { reason: problem.clone() };
         waiting.pause(problem, phase, reporter).await;
     }
+}
+
+async fn seed_and_choose(
+    candidates: &Candidates,
+    own: Ourselves,
+    seed: Option<&str>,
+) -> Result<Choice, StoreError> {
+    if let Some(config) = seed
+        && let Some(store) = candidates.seed(config).await?
+    {
+        info!(%config, %store, "network config written, as there was none");
+    }
+    candidates.choose(own).await
 }

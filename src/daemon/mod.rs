@@ -26,6 +26,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use ipnetwork::Ipv4Network;
+use tokio::sync::watch;
 
 pub use choose_store::choose_store;
 pub use reporter::{Published, Questions, Reporter};
@@ -38,7 +39,7 @@ use crate::model::ext_iface::{Selector, selectors};
 use crate::model::lease_set::{LeaseSet, Own};
 use crate::model::masquerade::{Overlay, RuleOptions};
 use crate::model::{NodeId, TxChecksum};
-use crate::options::Options;
+use crate::options::{self, Options};
 use crate::store::LeaseStore;
 use crate::subnet_env::Previous;
 use data_plane::{DataPlane, Wanted};
@@ -100,18 +101,30 @@ impl Settings {
             renew_margin: options.lease.renew_margin,
             peer_grace: options.lease.peer_grace,
             blackhole: options.blackhole,
-            rules: RuleOptions {
-                ip_masq: firewall.ip_masq,
-                forward_rules: firewall.forward_rules,
-                fully_random: firewall.fully_random,
-                exclude: firewall.exclude.clone(),
-            },
+            rules: rule_options(firewall),
             firewall: firewall.preference,
             firewall_resync: firewall.resync,
             previous_overlay: previous.network.zip(previous.subnet).map(former),
             tx_checksum: options.tx_checksum,
             store_addresses: options.etcd.endpoints.iter().filter_map(|url| host(url.authority())).collect(),
         }
+    }
+
+    /// Takes from `options` what can change while the daemon runs (`live` in the table of options).
+    fn adjust(&mut self, options: &Options) {
+        self.ip_masq = options.firewall.ip_masq;
+        self.renew_margin = options.lease.renew_margin;
+        self.rules = rule_options(&options.firewall);
+        self.firewall_resync = options.firewall.resync;
+    }
+}
+
+fn rule_options(firewall: &options::Firewall) -> RuleOptions {
+    RuleOptions {
+        ip_masq: firewall.ip_masq,
+        forward_rules: firewall.forward_rules,
+        fully_random: firewall.fully_random,
+        exclude: firewall.exclude.clone(),
     }
 }
 
@@ -132,17 +145,29 @@ pub enum Fatal {
     Kernel(#[from] KernelError),
 }
 
-/// Runs until `stop`. The data plane stays up afterwards.
+/// What the daemon listens to beside its own work.
+#[derive(Debug)]
+pub struct Inputs<S> {
+    /// Ends when the daemon is to stop.
+    pub stop: S,
+    /// Questions whether the loop turns, and what it holds.
+    pub questions: Questions,
+    /// The options, each time they have been read again.
+    pub options: watch::Receiver<Options>,
+}
+
+/// Runs until told to stop. The data plane stays up afterwards.
 ///
 /// # Errors
 /// When only the operator can help.
 pub async fn run<S: LeaseStore, K: Kernel>(
-    settings: Settings,
+    mut settings: Settings,
     store: S,
     mut kernel: K,
-    (clock, mut reporter, mut questions): (Clock, Reporter, Questions),
-    stop: impl Future<Output = ()>,
+    (clock, mut reporter): (Clock, Reporter),
+    inputs: Inputs<impl Future<Output = ()>>,
 ) -> Result<(), Fatal> {
+    let Inputs { stop, mut questions, mut options } = inputs;
     let mut stop = std::pin::pin!(stop);
     reporter.store(store.describe());
     let started = tokio::select! {
@@ -173,6 +198,7 @@ pub async fn run<S: LeaseStore, K: Kernel>(
     rules::check_host(&external, &wanted.vtep.name);
     let data_plane = DataPlane::new(kernel, LeaseSet::new(own).with_grace(settings.peer_grace), wanted);
     let lease = (started.claim, started.acquired);
-    let running = Running::new((store, clock, reporter), &settings, below, lease, data_plane);
-    running.run(stop, questions).await
+    settings.adjust(&options.borrow_and_update());
+    let running = Running::new((store, clock, reporter), settings, below, lease, data_plane);
+    running.run(Inputs { stop, questions, options }).await
 }

@@ -224,6 +224,20 @@ impl Reporter {
         self.publish();
     }
 
+    /// The options are being taken over anew. Before the first READY systemd has nothing to know about that.
+    pub(super) fn reloading(&mut self) {
+        if self.ready_sent {
+            self.tell(&[State::Reloading]);
+        }
+    }
+
+    /// The options have been taken over.
+    pub(super) fn reloaded(&mut self) {
+        if self.ready_sent {
+            self.tell(&[State::Ready]);
+        }
+    }
+
     /// The daemon stops.
     pub(super) fn stopping(&mut self) {
         self.status.phase = Phase::Stopping;

@@ -33,10 +33,17 @@ pub(super) struct Looked {
     pub(super) repaired: u64,
 }
 
+/// What the task is to keep, and how.
+#[derive(Debug, Clone)]
+struct Wanted {
+    rules: RuleSet,
+    resync: Duration,
+}
+
 /// The task and what it says.
 #[derive(Debug)]
 pub(super) struct Rules {
-    wanted: watch::Sender<RuleSet>,
+    wanted: watch::Sender<Wanted>,
     settings: Settings,
     looked: mpsc::Receiver<Looked>,
     task: JoinHandle<()>,
@@ -46,7 +53,8 @@ impl Rules {
     /// Starts the task.
     pub(super) fn start(settings: &Settings, config: &NetworkConfig, overlay: Overlay) -> Self {
         let former = settings.previous_overlay;
-        let (wanted, follow) = watch::channel(RuleSet::new(overlay, former, &settings.rules));
+        let rules = RuleSet::new(overlay, former, &settings.rules);
+        let (wanted, follow) = watch::channel(Wanted { rules, resync: settings.firewall_resync });
         let (say, looked) = mpsc::channel(4);
         let firewall = Firewall::new(FirewallOptions {
             preference: settings.firewall,
@@ -60,8 +68,27 @@ impl Rules {
 
     /// The rules have to follow another subnet.
     pub(super) fn follow(&self, overlay: Overlay) {
-        let former = Some(self.wanted.borrow().overlay);
-        self.wanted.send_replace(RuleSet::new(overlay, former, &self.settings.rules));
+        let former = Some(self.wanted.borrow().rules.overlay);
+        self.want(RuleSet::new(overlay, former, &self.settings.rules));
+    }
+
+    /// Other rules are wanted for the same subnet, or another period of looking at them.
+    pub(super) fn adjust(&mut self, settings: &Settings) {
+        if (&settings.rules, settings.firewall_resync)
+            == (&self.settings.rules, self.settings.firewall_resync)
+        {
+            return;
+        }
+        self.settings = settings.clone();
+        let (overlay, former) = {
+            let wanted = self.wanted.borrow();
+            (wanted.rules.overlay, wanted.rules.former)
+        };
+        self.want(RuleSet::new(overlay, former, &self.settings.rules));
+    }
+
+    fn want(&self, rules: RuleSet) {
+        self.wanted.send_replace(Wanted { rules, resync: self.settings.firewall_resync });
     }
 
     /// The outcome of the next look. Cancel-safe.
@@ -86,12 +113,13 @@ pub(super) fn check_host(external: &IfName, vtep: &IfName) {
     }
 }
 
-async fn keep(mut firewall: Firewall, mut wanted: watch::Receiver<RuleSet>, say: mpsc::Sender<Looked>) {
+async fn keep(mut firewall: Firewall, mut wanted: watch::Receiver<Wanted>, say: mpsc::Sender<Looked>) {
     let mut told = Told::new();
     let mut pause = Pause(RETRY.0);
     let mut restraint = Restraint { left: REPAIRS.0, counted: Instant::now() };
     loop {
-        let rules = wanted.borrow_and_update().clone();
+        let Wanted { rules, resync } = wanted.borrow_and_update().clone();
+        firewall.set_resync(resync);
         let result = firewall.ensure(&rules).await;
         let looked = told.tell(&result, &rules, firewall.choice());
         let calm = restraint.allows(looked.repaired > 0, Instant::now());
@@ -104,7 +132,10 @@ async fn keep(mut firewall: Firewall, mut wanted: watch::Receiver<RuleSet>, say:
             tokio::time::sleep(REPAIRS.1).await;
         }
         tokio::select! {
-            changed = wanted.changed() => if changed.is_err() { return },
+            changed = wanted.changed() => match changed {
+                Ok(()) => told.asked = true,
+                Err(_) => return,
+            },
             () = firewall.changed() => {}
             () = tokio::time::sleep(next) => {}
         }
@@ -159,12 +190,22 @@ struct Told {
     started: Instant,
     first: bool,
     obstacles: Vec<Obstacle>,
+    /// Other rules are wanted than before: what changes for that is no repair.
+    asked: bool,
 }
 
 impl Told {
     fn new() -> Self {
         let [trouble, fight] = [(); 2].map(|()| Recurring::new(REMIND));
-        Self { trouble, fight, fighting: false, started: Instant::now(), first: true, obstacles: Vec::new() }
+        Self {
+            trouble,
+            fight,
+            fighting: false,
+            started: Instant::now(),
+            first: true,
+            asked: false,
+            obstacles: Vec::new(),
+        }
     }
 
     fn tell(
@@ -195,8 +236,8 @@ impl Told {
             Some(problem) => self.trouble(&problem.to_string(), "something beside the firewall rules failed"),
             None => self.over(),
         }
-        let repaired = if self.first { 0 } else { u64::try_from(applied.changes.len()).unwrap_or(u64::MAX) };
-        self.first = false;
+        let wished = std::mem::take(&mut self.first) | std::mem::take(&mut self.asked);
+        let repaired = if wished { 0 } else { u64::try_from(applied.changes.len()).unwrap_or(u64::MAX) };
         let network = rules.overlay.network;
         let obstacle = |obstacle: &Obstacle| status::Obstacle {
             problem: obstacle.to_string(),

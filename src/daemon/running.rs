@@ -16,10 +16,11 @@ use tracing::warn;
 use super::acquire::{Acquired, Claim, OwnLease};
 use super::data_plane::{DataPlane, Report, log_report};
 use super::rules::{Looked, Rules};
-use super::{Fatal, Questions, Reporter, Settings, SubnetFile};
+use super::{Fatal, Inputs, Reporter, Settings, SubnetFile};
 use crate::clock::{BootTime, Clock};
 use crate::kernel::{Change, Kernel, KernelError};
 use crate::model::masquerade::Overlay;
+use crate::options::Options;
 use crate::store::{LeaseStore, Snapshot, Update};
 use own_lease::{Outcome, join};
 pub(super) use underlay::Below;
@@ -45,7 +46,7 @@ pub(super) struct Running<S, K> {
     below: Below,
     lease: OwnLease,
     claim: Claim,
-    renew_margin: Duration,
+    settings: Settings,
     file: SubnetFile,
     rules: Rules,
     clock: Clock,
@@ -96,17 +97,17 @@ impl<S: LeaseStore, K: Kernel> Running<S, K> {
     /// Takes over from the start. The kernel is programmed with the first `run`.
     pub(super) fn new(
         (store, clock, reporter): (S, Clock, Reporter),
-        settings: &Settings,
+        settings: Settings,
         below: Below,
         (claim, acquired): (Claim, Acquired),
         data_plane: DataPlane<K>,
     ) -> Self {
         let overlay = Overlay { network: claim.config.network, subnet: acquired.lease.held.subnet };
-        let file = SubnetFile::new(settings, claim.config.network, data_plane.vtep().mtu);
+        let file = SubnetFile::new(&settings, claim.config.network, data_plane.vtep().mtu);
         Self {
             watch: Watch::start(&store, &acquired.snapshot),
-            rules: Rules::start(settings, &claim.config, overlay),
-            renew_margin: settings.renew_margin,
+            rules: Rules::start(&settings, &claim.config, overlay),
+            settings,
             lease: acquired.lease,
             first: acquired.snapshot,
             task: None,
@@ -127,11 +128,8 @@ impl<S: LeaseStore, K: Kernel> Running<S, K> {
     ///
     /// # Errors
     /// When only the operator can help. The data plane stays as it is then, as it does after `stop`.
-    pub(super) async fn run(
-        mut self,
-        stop: impl Future<Output = ()>,
-        mut questions: Questions,
-    ) -> Result<(), Fatal> {
+    pub(super) async fn run(mut self, inputs: Inputs<impl Future<Output = ()>>) -> Result<(), Fatal> {
+        let Inputs { stop, mut questions, mut options } = inputs;
         self.plan_renewal();
         self.timers.rules = Some(self.clock.now().after(RULES));
         self.take_first_list();
@@ -149,6 +147,7 @@ impl<S: LeaseStore, K: Kernel> Running<S, K> {
                 () = self.clock.sleep_until(next) => self.on_timer(),
                 looked = self.rules.looked() => self.on_rules(&looked),
                 () = self.file.touched() => self.keep_file(),
+                Ok(()) = options.changed() => self.on_options(&options.borrow_and_update()),
                 question = questions.about_peers() => question.answer(self.data_plane.peers())
             }
         }
@@ -237,6 +236,22 @@ impl<S: LeaseStore, K: Kernel> Running<S, K> {
         if !self.file.is_written() {
             self.timers.retry.get_or_insert(now.after(self.pause));
         }
+    }
+
+    // --- the options ---
+
+    /// The options were read again; they may be the same.
+    fn on_options(&mut self, options: &Options) {
+        self.reporter.reloading();
+        let margin = self.settings.renew_margin;
+        self.settings.adjust(options);
+        if self.settings.renew_margin != margin {
+            self.plan_renewal();
+        }
+        self.rules.adjust(&self.settings);
+        self.file.set_ip_masq(self.settings.ip_masq);
+        self.keep_file();
+        self.reporter.reloaded();
     }
 
     // --- the firewall ---

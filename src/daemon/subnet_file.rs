@@ -54,6 +54,11 @@ impl SubnetFile {
         self.mtu = mtu;
     }
 
+    /// The file has to say something else about masquerading.
+    pub(super) fn set_ip_masq(&mut self, ip_masq: bool) {
+        self.ip_masq = ip_masq;
+    }
+
     /// Whether the file was right when it was looked at last.
     pub(super) fn is_written(&self) -> bool {
         self.right.is_some() && self.due.is_none()

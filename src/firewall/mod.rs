@@ -134,6 +134,11 @@ impl Firewall {
         if self.legacy { self.options.resync } else { self.options.resync.max(LEGACY_MAY_COME) }
     }
 
+    /// Changes how often that is.
+    pub const fn set_resync(&mut self, resync: Duration) {
+        self.options.resync = resync;
+    }
+
     /// Where the rules are, once that is decided.
     #[must_use]
     pub const fn choice(&self) -> Option<Choice> {

@@ -1,5 +1,7 @@
 //! What another reading of the same sources changes for a daemon that runs: some options at once, the others with a restart.
 
+use std::fmt;
+
 use super::settings::Effective;
 use super::{Configured, OptionsError};
 
@@ -27,5 +29,20 @@ impl Configured {
             if flag.live { applied.push(shown) } else { restart.push(shown) }
         }
         Ok(Reloaded { configured, applied, restart })
+    }
+}
+
+impl fmt::Display for Reloaded {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let list =
+            |options: &[Effective]| options.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+        match self.applied.as_slice() {
+            [] => f.write_str("options read again: none of those in effect has changed")?,
+            applied => write!(f, "options read again: {} from now on", list(applied))?,
+        }
+        match self.restart.as_slice() {
+            [] => Ok(()),
+            restart => write!(f, "; RESTART for {}", list(restart)),
+        }
     }
 }

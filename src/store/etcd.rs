@@ -35,6 +35,17 @@ impl<K: KeyValue> Etcd<K> {
         Self { kv, keys: Arc::new(Keys::below(prefix)), cluster: Arc::default() }
     }
 
+    /// Writes the network config if there is none; `Ok(false)`: there is one, by whomever.
+    pub(super) async fn seed(&self, config: &str) -> Result<bool, StoreError> {
+        let by = Instant::now() + CALL;
+        let key = &self.keys.config;
+        if self.kv.get(key, by).await?.is_some() {
+            return Ok(false);
+        }
+        let write = Write { key, value: config, condition: Condition::Absent, grant: None };
+        Ok(self.kv.put(&write, by).await?.is_some())
+    }
+
     fn key(&self, subnet: Ipv4Network) -> String {
         format!("{}{}", self.keys.subnets, key_of(subnet))
     }

@@ -155,6 +155,26 @@ impl Candidates {
         }
     }
 
+    /// Writes the network config if there is none, and never over one: into the store that was told; into v3 with `auto`, since
+    /// every etcd 3 serves that, and into each with `both`, but then only if neither holds one. Says where; `None`: nowhere.
+    ///
+    /// # Errors
+    /// When a store that has to be asked cannot be.
+    pub async fn seed(&self, config: &str) -> Result<Option<&'static str>, StoreError> {
+        let missing = match self.api {
+            Api::V2 | Api::V3 => true,
+            Api::Auto | Api::Both => matches!(self.look(Ourselves::default()).await?, Choice::Missing(_)),
+        };
+        let (written, store) = match self.api {
+            _ if !missing => return Ok(None),
+            Api::V2 => (self.v2.seed(config).await?, "v2"),
+            Api::V3 | Api::Auto => (self.v3.seed(config).await?, "v3"),
+            // v2 decides, so it comes first.
+            Api::Both => (self.v2.seed(config).await? | self.v3.seed(config).await?, "both"),
+        };
+        Ok(written.then_some(store))
+    }
+
     async fn look(&self, own: Ourselves) -> Result<Choice, StoreError> {
         let (v2, v3) = tokio::join!(self.v2.network_config(), self.v3.network_config());
         let key = self.v3.config_key();

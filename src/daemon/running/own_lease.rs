@@ -64,7 +64,7 @@ impl<S: LeaseStore, K: Kernel> Running<S, K> {
     }
 
     pub(super) fn plan_renewal(&mut self) {
-        let (margin, now) = (self.renew_margin, self.clock.now());
+        let (margin, now) = (self.settings.renew_margin, self.clock.now());
         let planned = self.lease.expires.map(|expires| BootTime(expires.0.saturating_sub(margin)).max(now));
         self.timers.renew = if self.is_outdated() { Some(now) } else { planned };
     }

@@ -75,6 +75,10 @@ impl Layer {
     /// The texts as the command line would have them.
     fn texts(&self, flag: &Flag, node: &Node) -> Result<Vec<String>, FileError> {
         let one = |node: &Node| -> Result<String, FileError> {
+            if let (Content::Bool(_, word), false) = (&node.content, flag.is_bool()) {
+                // `vxlan-tx-checksum: off` is a boolean only for YAML.
+                return Ok(word.clone());
+            }
             let text = self.templates.scalar(flag.name, node).map_err(|error| hushed(flag, error))?;
             Ok(text.unwrap_or_default())
         };
@@ -160,7 +164,7 @@ fn check_option(flag: &Flag, entry: &Entry) -> Result<(), FileError> {
     let scalar = Shape::Scalar.accepts(content);
     let (fits, expected) = match flag.kind {
         Kind::Bool { .. } => {
-            (matches!(content, Content::Bool(_) | Content::Text(_) | Content::Int(0 | 1)), "true or false")
+            (matches!(content, Content::Bool(..) | Content::Text(_) | Content::Int(0 | 1)), "true or false")
         }
         Kind::Int { .. } => (matches!(content, Content::Int(_) | Content::Text(_)), "an integer"),
         Kind::List | Kind::Urls { .. } => {

@@ -30,7 +30,9 @@ pub(super) enum Shape {
 impl Shape {
     pub(super) fn accepts(self, content: &Content) -> bool {
         match (self, content) {
-            (Self::Scalar, Content::Bool(_) | Content::Int(_) | Content::Float(_) | Content::Text(_)) => true,
+            (Self::Scalar, Content::Bool(..) | Content::Int(_) | Content::Float(_) | Content::Text(_)) => {
+                true
+            }
             (Self::List, Content::List(items)) => {
                 items.iter().all(|item| Self::Scalar.accepts(&item.content))
             }

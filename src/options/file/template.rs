@@ -78,7 +78,7 @@ impl Templates {
     pub(super) fn scalar(&self, key: &str, node: &Node) -> Result<Option<String>, FileError> {
         Ok(match &node.content {
             Content::Text(text) => Some(self.0.render(key, node.line, text)?),
-            Content::Bool(on) => Some(python_bool(*on).to_owned()),
+            Content::Bool(on, _) => Some(python_bool(*on).to_owned()),
             Content::Int(number) => Some(number.to_string()),
             Content::Float(text) => Some(text.clone()),
             Content::Null | Content::List(_) | Content::Map(_) => None,
@@ -193,7 +193,7 @@ impl Scope {
     fn value(self: &Arc<Self>, name: &str, node: &Node) -> Value {
         match &node.content {
             Content::Null => Value::from(()),
-            Content::Bool(on) => Value::from(*on),
+            Content::Bool(on, _) => Value::from(*on),
             Content::Int(number) => Value::from(*number),
             Content::Float(text) => Value::from(text.as_str()),
             Content::Text(text) => match self.render(name, node.line, text) {

@@ -62,7 +62,7 @@ impl Layer {
 fn json(node: &Node) -> String {
     match &node.content {
         Content::Null => "null".to_owned(),
-        Content::Bool(on) => on.to_string(),
+        Content::Bool(on, _) => on.to_string(),
         Content::Int(number) => number.to_string(),
         Content::Float(text) => text.clone(),
         Content::Text(text) => string(text),

@@ -24,7 +24,8 @@ pub(super) struct Node {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Content {
     Null,
-    Bool(bool),
+    /// With the word that stands for it.
+    Bool(bool, String),
     Int(i64),
     /// A number with a fraction or exponent, as written.
     Float(String),
@@ -47,7 +48,7 @@ impl Content {
     pub(super) fn kind(&self) -> &'static str {
         match self {
             Self::Null => "nothing",
-            Self::Bool(_) => "a boolean",
+            Self::Bool(..) => "a boolean",
             Self::Int(_) | Self::Float(_) => "a number",
             Self::Text(_) => "a text",
             Self::List(_) => "a list",
@@ -163,9 +164,11 @@ fn map(events: &mut Events<'_>, depth: usize) -> Result<Vec<Entry>, FileError> {
 fn plain(text: &str) -> Content {
     match text {
         "" | "~" | "null" | "Null" | "NULL" => return Content::Null,
-        "true" | "True" | "TRUE" | "yes" | "Yes" | "YES" | "on" | "On" | "ON" => return Content::Bool(true),
+        "true" | "True" | "TRUE" | "yes" | "Yes" | "YES" | "on" | "On" | "ON" => {
+            return Content::Bool(true, text.to_owned());
+        }
         "false" | "False" | "FALSE" | "no" | "No" | "NO" | "off" | "Off" | "OFF" => {
-            return Content::Bool(false);
+            return Content::Bool(false, text.to_owned());
         }
         _ => {}
     }
@@ -194,8 +197,8 @@ mod tests {
     #[test]
     fn scalars_are_read_as_ansible_reads_them() {
         for (text, content) in [
-            ("yes", Content::Bool(true)),
-            ("Off", Content::Bool(false)),
+            ("yes", Content::Bool(true, "yes".to_owned())),
+            ("Off", Content::Bool(false, "Off".to_owned())),
             ("'yes'", Content::Text("yes".to_owned())),
             ("0", Content::Int(0)),
             ("\"0\"", Content::Text("0".to_owned())),
