@@ -21,6 +21,7 @@ use crate::metrics::{Metrics, RepairKind};
 use crate::model::IfName;
 use crate::model::fights::{Fights, Verdict};
 use crate::model::lease_set::{LeaseSet, Skipped};
+use crate::model::two_stores::Origin;
 use crate::model::underlay::Underlay;
 use crate::notify::{Notifier, State};
 use crate::status::{self, Link, Peers, Phase, Status, status_line};
@@ -186,7 +187,8 @@ impl Reporter {
 
     /// The store was seen at this revision.
     pub(super) fn seen(&mut self, revision: Revision) {
-        self.status.store.revision = revision;
+        // With two stores a revision says which one it belongs to; people want the number alone.
+        self.status.store.revision = Origin::of(revision).1;
     }
 
     /// Publishes where the node stands; tells systemd READY the first time everything is in place.
