@@ -23,6 +23,23 @@ pub fn parent_of(node: &Node) -> Result<String> {
     Ok(format!("/{}/{}", lab.to_string_lossy(), node.name()))
 }
 
+/// Puts this process into a group of its own in the v2 hierarchy, below the lab's.
+///
+/// # Errors
+/// When there is no such hierarchy or the group cannot be made.
+pub fn join(lab: &Path, name: &str) -> Result<()> {
+    let mounts = fs::read_to_string("/proc/self/mounts").context("read the mounts")?;
+    let mut unified =
+        mounts.lines().filter_map(|line| match line.split(' ').collect::<Vec<_>>().as_slice() {
+            [_, point, "cgroup2", ..] => Some(PathBuf::from(point)),
+            _ => None,
+        });
+    let root = unified.next().context("no cgroup2 is mounted on this host")?;
+    let group = root.join(lab.file_name().context("a lab without a name")?).join(name);
+    fs::create_dir_all(&group).with_context(|| format!("make {}", group.display()))?;
+    fs::write(group.join("cgroup.procs"), "0").with_context(|| format!("enter {}", group.display()))
+}
+
 /// A lab's groups, one in each hierarchy that has one.
 ///
 /// # Errors

@@ -10,16 +10,18 @@ use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
+use std::sync::mpsc;
 
 use anyhow::{Context, Result, ensure};
 use clap::Args;
 use nix::fcntl::{Flock, FlockArg};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
-use nix::sys::signal::{SigHandler, Signal, signal};
+use nix::sys::signal::{SigHandler, Signal, kill, signal};
+use nix::unistd::Pid;
 
-use crate::cgroups;
+use crate::{cgroups, systemd};
 
 /// The byte that tells a holder or the janitor to outlive the lab.
 pub const KEEP: u8 = b'k';
@@ -38,17 +40,22 @@ pub struct HoldArgs {
     /// what `/etc/machine-id` says in the node
     #[arg(long)]
     pub machine_id: String,
+    /// process 1 becomes systemd
+    #[arg(long)]
+    pub systemd: bool,
 }
 
 impl HoldArgs {
     /// The same arguments as words for another hidden verb.
     #[must_use]
     pub fn words(&self) -> Vec<String> {
-        vec![
+        let mut words = vec![
             format!("--lab={}", self.lab.display()),
             format!("--name={}", self.name),
             format!("--machine-id={}", self.machine_id),
-        ]
+        ];
+        words.extend(self.systemd.then(|| "--systemd".to_owned()));
+        words
     }
 }
 
@@ -58,6 +65,9 @@ impl HoldArgs {
 /// When a namespace cannot be made, or the init process ends with an error.
 pub fn hold(args: &HoldArgs) -> Result<()> {
     let program = std::env::current_exe().context("own path")?;
+    let _belongs = hold_lock(&args.lab)?;
+    // Before the namespaces: afterwards the kernel gives this process no more threads.
+    let kill_with_the_lab = args.systemd.then(killer);
     unshare(
         CloneFlags::CLONE_NEWNET
             | CloneFlags::CLONE_NEWNS
@@ -69,10 +79,14 @@ pub fn hold(args: &HoldArgs) -> Result<()> {
     let mut init = Command::new(program)
         .arg("__init")
         .args(args.words())
+        .stdin(if args.systemd { Stdio::null() } else { Stdio::inherit() })
         .process_group(0)
         .spawn()
         .context("start the node's init process")?;
     say(&format!("pid {}", init.id()))?;
+    if let Some(told) = kill_with_the_lab {
+        told.send(init.id()).context("tell who ends the node")?;
+    }
     let status = init.wait().context("wait for the node's init process")?;
     // SIGKILL is how `cargo lab down` ends a node.
     let killed = status.signal() == Some(Signal::SIGKILL as i32);
@@ -85,11 +99,11 @@ pub fn hold(args: &HoldArgs) -> Result<()> {
 /// # Errors
 /// When a mount fails; the lab reads the message from the log of the holder.
 pub fn init(args: &HoldArgs) -> Result<()> {
+    if args.systemd {
+        return systemd::become_systemd(args);
+    }
     let _belongs = hold_lock(&args.lab)?;
-    lay_out_mounts(&args.lab.join(&args.name), &args.machine_id)?;
-    nix::unistd::sethostname(&args.name).context("set the host name")?;
-    let up = Command::new("ip").args(["link", "set", "lo", "up"]).status().context("run ip")?;
-    ensure!(up.success(), "ip link set lo up failed: {up}");
+    become_node(args)?;
     // SAFETY: no handler function is installed, and this process has one thread. Ignoring SIGCHLD lets the kernel
     // reap the orphans that land on process 1.
     unsafe { signal(Signal::SIGCHLD, SigHandler::SigIgn) }.context("ignore SIGCHLD")?;
@@ -100,6 +114,28 @@ pub fn init(args: &HoldArgs) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Makes this process's namespaces a node: mounts, host name, loopback.
+pub(crate) fn become_node(args: &HoldArgs) -> Result<()> {
+    lay_out_mounts(&args.lab.join(&args.name), &args.machine_id)?;
+    nix::unistd::sethostname(&args.name).context("set the host name")?;
+    let up = Command::new("ip").args(["link", "set", "lo", "up"]).status().context("run ip")?;
+    ensure!(up.success(), "ip link set lo up failed: {up}");
+    Ok(())
+}
+
+/// Does for a process 1 that listens to nobody what others do themselves: ends it with the lab. It has to be told which.
+fn killer() -> mpsc::Sender<u32> {
+    let (told, init) = mpsc::channel::<u32>();
+    std::thread::spawn(move || {
+        let Some(init) = init.recv().ok().and_then(|init| i32::try_from(init).ok()) else { return };
+        if !matches!(wait_for_end(), Ok(End::Keep)) {
+            // Its parent waits for it until it ends, so the number is still its own.
+            let _ = kill(Pid::from_raw(init), Signal::SIGKILL);
+        }
+    });
+    told
 }
 
 /// Waits until the lab and all its nodes are gone, then removes the lab's control groups and folder.
@@ -145,12 +181,12 @@ fn wait_for_end() -> Result<End> {
     }
 }
 
-fn say(line: &str) -> Result<()> {
+pub(crate) fn say(line: &str) -> Result<()> {
     let mut out = io::stdout();
     writeln!(out, "{line}").and_then(|()| out.flush()).context("write to the lab")
 }
 
-const NONE: Option<&str> = None;
+pub(crate) const NONE: Option<&str> = None;
 
 /// Gives the node its own `/run`, `/dev/shm`, `/proc`, `/sys`, and writable layers over `/etc` and `/var/lib`, so that nothing a
 /// node writes there reaches the host. Mounts vanish with the namespace.
@@ -173,13 +209,13 @@ fn lay_out_mounts(folder: &Path, machine_id: &str) -> Result<()> {
     fs::write("/etc/machine-id", format!("{machine_id}\n")).context("write /etc/machine-id")
 }
 
-fn mount_tmpfs(target: &Path) -> Result<()> {
+pub(crate) fn mount_tmpfs(target: &Path) -> Result<()> {
     mount(Some("tmpfs"), target, Some("tmpfs"), MsFlags::empty(), Some("mode=755"))
         .with_context(|| format!("mount a tmpfs on {}", target.display()))
 }
 
 /// `mount -t overlay -o lowerdir=TARGET,upperdir=…,workdir=… overlay TARGET`
-fn mount_layer(target: &Path, scratch: &Path) -> Result<()> {
+pub(crate) fn mount_layer(target: &Path, scratch: &Path) -> Result<()> {
     let (upper, work) = (scratch.join("upper"), scratch.join("work"));
     fs::create_dir_all(&upper)?;
     fs::create_dir_all(&work)?;

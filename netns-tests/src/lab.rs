@@ -14,6 +14,7 @@ use crate::folder::LabFolder;
 use crate::lease::Lease;
 use crate::node::Node;
 use crate::observe::PeerState;
+use crate::systemd;
 use crate::underlay::{Switch, Underlay};
 use crate::wireguard::Mesh;
 
@@ -134,6 +135,18 @@ impl Lab {
         let name = format!("node{}", self.nodes.len() + 1);
         let node = Node::start(&self.folder, &name)?;
         self.adopt(&node)?;
+        Ok(node)
+    }
+
+    /// Adds a node whose process 1 is a real systemd, and waits for its boot.
+    ///
+    /// # Errors
+    /// When it cannot be made or does not boot.
+    pub fn add_node_with_systemd(&mut self) -> Result<Arc<Node>> {
+        let name = format!("node{}", self.nodes.len() + 1);
+        let node = Node::start_with_systemd(&self.folder, &name)?;
+        self.adopt(&node)?;
+        systemd::wait_booted(&node)?;
         Ok(node)
     }
 

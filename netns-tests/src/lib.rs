@@ -40,6 +40,7 @@ pub mod process;
 pub mod random;
 pub mod recorded;
 pub mod scenario;
+pub mod systemd;
 pub mod tcp;
 pub mod underlay;
 pub mod wireguard;

@@ -7,7 +7,7 @@ use anyhow::Result;
 use clap::{Parser, Subcommand};
 use netns_tests::command::demo::DemoArgs;
 use netns_tests::command::soak::SoakArgs;
-use netns_tests::command::{demo, faults, kept, soak, suite};
+use netns_tests::command::{demo, faults, install, kept, soak, suite};
 use netns_tests::holder::{self, HoldArgs};
 use netns_tests::{Lab, Spec};
 
@@ -33,6 +33,12 @@ enum Verb {
     },
     /// End what `demo --keep` left running
     Down,
+    /// Build and put daemon, CNI plugin, unit and examples where the Ansible role and Kubernetes expect them
+    Install {
+        /// the root of the file system to install into
+        #[arg(long)]
+        prefix: PathBuf,
+    },
     /// Check everything: formatting, clippy, dependencies, all tests
     Test,
     /// Do every fault to a node under traffic and print how long each repair took
@@ -68,6 +74,7 @@ fn run(verb: Verb) -> Result<ExitCode> {
         Verb::Demo(args) => demo::run(&args)?,
         Verb::Exec { place, command } => return kept::exec(&place, &command),
         Verb::Down => kept::down()?,
+        Verb::Install { prefix } => install::run(&prefix)?,
         Verb::Test => suite::run()?,
         Verb::Faults => faults::run()?,
         Verb::Soak(args) => soak::run(&args)?,

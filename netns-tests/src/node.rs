@@ -38,12 +38,25 @@ impl Node {
     /// # Errors
     /// When the namespaces or mounts cannot be made.
     pub fn start_with_machine_id(lab: &Arc<LabFolder>, name: &str, machine_id: &str) -> Result<Arc<Self>> {
+        Self::start_as(lab, name, machine_id, false)
+    }
+
+    /// Starts a node whose process 1 is systemd ([`crate::systemd`]), without waiting for its boot.
+    ///
+    /// # Errors
+    /// When the namespaces or mounts cannot be made.
+    pub fn start_with_systemd(lab: &Arc<LabFolder>, name: &str) -> Result<Arc<Self>> {
+        Self::start_as(lab, name, &random_hex(), true)
+    }
+
+    fn start_as(lab: &Arc<LabFolder>, name: &str, machine_id: &str, systemd: bool) -> Result<Arc<Self>> {
         let folder = lab.path().join(name);
         fs::create_dir_all(&folder).with_context(|| format!("make {}", folder.display()))?;
         let args = HoldArgs {
             lab: lab.path().to_path_buf(),
             name: name.to_owned(),
             machine_id: machine_id.to_owned(),
+            systemd,
         };
         let namespaces = Namespaces::create(&args)?;
         Ok(Arc::new(Self { name: name.to_owned(), folder, namespaces, _lab: Some(Arc::clone(lab)) }))

@@ -2,6 +2,7 @@
 
 pub mod demo;
 pub mod faults;
+pub mod install;
 pub mod kept;
 pub mod packages;
 pub mod soak;

@@ -37,8 +37,10 @@ const INSTALLED: [Package; 13] = [
 const UNPACKED: [Package; 1] = [Package { name: "etcd-server", shown_by: "etcd" }];
 
 /// What only the tests with real container engines need: podman's libraries (their copyright file has no architecture in
-/// its path) and the two programs both engines run containers with. None of them brings a service.
-const INSTALLED_FOR_TESTS: [Package; 5] = [
+/// its path) and the two programs both engines run containers with; and systemd, to boot it in a node. Installing them starts
+/// nothing.
+const INSTALLED_FOR_TESTS: [Package; 6] = [
+    Package { name: "systemd", shown_by: "/lib/systemd/systemd" },
     Package { name: "runc", shown_by: "runc" },
     Package { name: "conmon", shown_by: "conmon" },
     Package { name: "libsubid4", shown_by: "/usr/share/doc/libsubid4/copyright" },
