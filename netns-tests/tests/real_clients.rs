@@ -12,6 +12,7 @@ use netns_tests::containers::PAGE;
 use netns_tests::flanneld::SUBNET_FILE;
 use netns_tests::podman::Podman;
 use netns_tests::{Lab, Node, Pod, Spec, cgroups, eventually, http};
+use nix::sys::signal::Signal;
 
 /// A server needs a moment until it listens, and podman returns before.
 const SOON: Duration = Duration::from_secs(10);
@@ -75,12 +76,14 @@ fn address_of(podman: &Podman, name: &str, node: &Node) -> Result<Ipv4Addr> {
 #[test]
 fn podman_containers_on_two_nodes() -> Result<()> {
     let lab = two_nodes()?;
-    let _daemons = lab.flanneld_everywhere()?;
+    let mut daemons = lab.flanneld_everywhere()?;
     let podmen = [Podman::on(lab.node(1)?)?, Podman::on(lab.node(2)?)?];
     containers_reach_each_other(&lab, &podmen)?;
     a_published_port_is_reached(&lab, &podmen[0])?;
     address_and_mac_can_be_chosen(&lab, &podmen[0])?;
     a_container_is_disconnected_and_connected(&lab, &podmen)?;
+    // A running daemon would write its file again; a stopped one leaves the data plane up.
+    daemons.remove(0).stop(Signal::SIGTERM)?;
     without_subnet_env_containers_go_but_none_comes(&lab, &podmen[0])
 }
 
@@ -168,7 +171,7 @@ fn without_subnet_env_containers_go_but_none_comes(lab: &Lab, podman: &Podman) -
 #[test]
 fn containerd_containers_through_ctr() -> Result<()> {
     let lab = two_nodes()?;
-    let daemons = lab.flanneld_everywhere()?;
+    let mut daemons = lab.flanneld_everywhere()?;
     let node = lab.node(1)?;
     let containerd = Containerd::start(node)?;
     let far = Pod::attach(lab.node(2)?, "far")?;
@@ -177,6 +180,7 @@ fn containerd_containers_through_ctr() -> Result<()> {
     let gateway = gateway_of(address_in(&said, node)?);
     assert!(said.contains(&format!("default via {gateway}")), "{said}");
     ensure_nothing_is_held(node)?;
+    daemons.remove(0).stop(Signal::SIGTERM)?;
     a_server_is_reached_and_killed_while_subnet_env_is_gone(node, &containerd, &far)?;
     let error = containerd.run("none", &["/bin/ip", "addr"]).unwrap_err().to_string();
     assert!(error.contains(SUBNET_FILE) && error.contains("flanneld's log"), "{error}");
