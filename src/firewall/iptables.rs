@@ -20,6 +20,9 @@ use self::tools::Tool;
 use super::FirewallError;
 use crate::model::masquerade::RuleSet;
 
+/// How often rules are written again at once when they do not stand as written: another program may be in the middle of a
+/// reload of several tables.
+const ROUNDS: usize = 3;
 /// Lists the tables that iptables-legacy has in the network namespace of the calling thread. Reading it starts no program.
 const LEGACY_TABLES: &str = "/proc/thread-self/net/ip_tables_names";
 
@@ -100,13 +103,14 @@ impl Iptables {
 
     /// Puts our share of `rules` into force, given what is held. With no share, everything of ours goes.
     ///
-    /// `None` as rules removes our own chains only. `written` is called after the change and before it is verified.
+    /// `None` as rules removes our own chains only. `written` is called after each change and before it is
+    /// verified.
     pub(super) async fn ensure(
         &self,
         held: &Held,
         rules: Option<&RuleSet>,
         share: Share,
-        written: impl FnOnce(),
+        mut written: impl FnMut(),
     ) -> Result<Ensured, FirewallError> {
         let part = |wanted: bool, pick: fn(&RuleSet) -> &Vec<_>| {
             rules.filter(|_| wanted).map(pick).map_or(&[][..], Vec::as_slice)
@@ -121,12 +125,16 @@ impl Iptables {
             let drops_ahead = accepts.then(|| saved.drops_before(plan::FORWARD.chain)).flatten();
             Ensured { changes, drops_ahead }
         };
-        let Some(plan) = plan::plan(&held.0, &wanted) else { return Ok(ensured(&held.0, Vec::new())) };
-        self.tool.restore(&plan.input, self.lock_wait).await?;
-        written();
-        let after = self.read().await?;
-        match plan::plan(&after.0, &wanted) {
-            None => Ok(ensured(&after.0, plan.changes)),
+        let (mut saved, mut changes) = (held.0.clone(), Vec::new());
+        for _ in 0..ROUNDS {
+            let Some(plan) = plan::plan(&saved, &wanted) else { return Ok(ensured(&saved, changes)) };
+            changes.extend(plan.changes);
+            self.tool.restore(&plan.input, self.lock_wait).await?;
+            written();
+            saved = self.read().await?.0;
+        }
+        match plan::plan(&saved, &wanted) {
+            None => Ok(ensured(&saved, changes)),
             Some(left) => Err(FirewallError::NotKept { changes: left.changes.join(", ") }),
         }
     }
