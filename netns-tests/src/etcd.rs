@@ -218,6 +218,15 @@ impl Etcd {
         self.ctl(&words).map(drop)
     }
 
+    /// A member's process number, as the host counts.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub fn pid(&self, member: usize) -> Result<u32> {
+        let member = self.members.get(member).context("no such etcd member")?;
+        Ok(member.process.as_ref().context("this etcd member does not run")?.pid())
+    }
+
     fn process(&mut self, member: usize) -> Result<&mut Option<Process>> {
         Ok(&mut self.members.get_mut(member).context("no such etcd member")?.process)
     }

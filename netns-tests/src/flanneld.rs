@@ -30,9 +30,17 @@ pub struct Options {
     pub program: Option<PathBuf>,
     flags: Vec<(String, String)>,
     environment: Vec<(String, String)>,
+    wrapper: Vec<String>,
 }
 
 impl Options {
+    /// Lets another program start it, e.g. `strace -f -o FILE`.
+    #[must_use]
+    pub fn under(mut self, wrapper: &[&str]) -> Self {
+        self.wrapper = wrapper.iter().map(|word| (*word).to_owned()).collect();
+        self
+    }
+
     /// Sets `-NAME=VALUE`, replacing an earlier value.
     #[must_use]
     pub fn flag(mut self, name: &str, value: impl Into<String>) -> Self {
@@ -64,9 +72,14 @@ impl Options {
     }
 
     fn command(&self) -> Result<Command> {
-        let mut command = match &self.program {
-            Some(program) => Command::new(program),
-            None => Command::new(binaries::flanneld()?),
+        let program = self.program.clone().map_or_else(binaries::flanneld, Ok)?;
+        let mut command = match self.wrapper.split_first() {
+            Some((wrapper, words)) => {
+                let mut command = Command::new(wrapper);
+                command.args(words).arg(program);
+                command
+            }
+            None => Command::new(program),
         };
         command.args(self.words());
         command.envs(self.environment.iter().map(|(name, value)| (name, value)));

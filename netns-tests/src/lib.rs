@@ -10,6 +10,7 @@
 //! Nothing here touches the host: every interface, mount and file below `/run`, `/etc` and `/var/lib` belongs to a
 //! namespace that ends with the process that started it.
 
+pub mod bench;
 pub mod binaries;
 pub mod cgroups;
 pub mod cni;

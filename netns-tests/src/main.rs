@@ -5,9 +5,10 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
+use netns_tests::bench::BenchArgs;
 use netns_tests::command::demo::DemoArgs;
 use netns_tests::command::soak::SoakArgs;
-use netns_tests::command::{demo, faults, install, kept, soak, suite};
+use netns_tests::command::{bench, demo, faults, install, kept, soak, suite};
 use netns_tests::holder::{self, HoldArgs};
 use netns_tests::{Lab, Spec};
 
@@ -43,6 +44,8 @@ enum Verb {
     Test,
     /// Do every fault to a node under traffic and print how long each repair took
     Faults,
+    /// Measure our daemon, others beside it, and the floors of kernel and etcd; prints a table
+    Bench(BenchArgs),
     /// Run randomised scenarios until a time is up; goes on where it stopped
     Soak(SoakArgs),
     #[command(name = "__hold", hide = true)]
@@ -77,6 +80,7 @@ fn run(verb: Verb) -> Result<ExitCode> {
         Verb::Install { prefix } => install::run(&prefix)?,
         Verb::Test => suite::run()?,
         Verb::Faults => faults::run()?,
+        Verb::Bench(args) => bench::run(&args)?,
         Verb::Soak(args) => soak::run(&args)?,
         Verb::Hold(args) => holder::hold(&args)?,
         Verb::Init(args) => holder::init(&args)?,

@@ -77,6 +77,12 @@ impl Pod {
         &self.node
     }
 
+    /// Where a process starts that is to run in it.
+    #[must_use]
+    pub fn entry(&self) -> &Entry {
+        &self.entry
+    }
+
     /// Runs a line of words in the pod.
     ///
     /// # Errors

@@ -30,10 +30,18 @@ impl Process {
     /// # Errors
     /// When the program cannot be started.
     pub fn start(node: &Arc<Node>, name: &str, command: &mut Command) -> Result<Self> {
+        Self::start_in(node, &Entry::Node, name, command)
+    }
+
+    /// Like [`Process::start`], in a pod of the node.
+    ///
+    /// # Errors
+    /// When the program cannot be started.
+    pub fn start_in(node: &Arc<Node>, entry: &Entry, name: &str, command: &mut Command) -> Result<Self> {
         let log = node.folder().join(format!("{name}.log"));
         let file = File::options().create(true).append(true).open(&log).context("open a log file")?;
         command.stdin(Stdio::null()).stdout(file.try_clone()?).stderr(file).process_group(0);
-        let child = node.spawn(command, &Entry::Node)?;
+        let child = node.spawn(command, entry)?;
         Ok(Self { name: name.to_owned(), node: Arc::clone(node), child, log })
     }
 

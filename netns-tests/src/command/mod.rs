@@ -1,5 +1,6 @@
 //! The verbs of `cargo lab`, one file each.
 
+pub mod bench;
 pub mod demo;
 pub mod faults;
 pub mod install;

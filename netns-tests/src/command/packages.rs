@@ -19,7 +19,7 @@ struct Package {
     shown_by: &'static str,
 }
 
-const INSTALLED: [Package; 13] = [
+const INSTALLED: [Package; 15] = [
     Package { name: "iproute2", shown_by: "ip" },
     Package { name: "iputils-ping", shown_by: "ping" },
     Package { name: "procps", shown_by: "sysctl" },
@@ -30,6 +30,8 @@ const INSTALLED: [Package; 13] = [
     Package { name: "containernetworking-plugins", shown_by: "/usr/lib/cni/host-local" },
     Package { name: "wireguard-go", shown_by: "wireguard-go" },
     Package { name: "wireguard-tools", shown_by: "wg" },
+    Package { name: "iperf3", shown_by: "iperf3" },
+    Package { name: "strace", shown_by: "strace" },
     Package { name: "protobuf-compiler", shown_by: "protoc" },
     Package { name: "libprotobuf-dev", shown_by: "/usr/include/google/protobuf/any.proto" },
     Package { name: "gcc", shown_by: "cc" },

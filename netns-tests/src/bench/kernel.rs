@@ -1,0 +1,344 @@
+//! The kernel as the benchmark sees it: when each entry appears, and how fast entries can be pushed in at all.
+//!
+//! Raw netlink by hand, on purpose: the floor must not depend on the code whose distance to the floor is measured.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::Ipv4Addr;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use nix::net::if_::if_nametoindex;
+use nix::sys::socket::{
+    AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, send, setsockopt,
+    socket, sockopt,
+};
+use nix::sys::time::{TimeVal, TimeValLike};
+
+use super::etcd::Peer;
+use crate::eventually::eventually;
+use crate::lab::DEVICE;
+use crate::node::Node;
+
+// linux/rtnetlink.h, linux/netlink.h, linux/neighbour.h
+const RTM_NEWROUTE: u16 = 24;
+const RTM_DELROUTE: u16 = 25;
+const RTM_NEWNEIGH: u16 = 28;
+const RTM_DELNEIGH: u16 = 29;
+const NLMSG_ERROR: u16 = 2;
+const RTMGRP_NEIGH: u32 = 0x4;
+const RTMGRP_IPV4_ROUTE: u32 = 0x40;
+const NLM_F_REQUEST: u16 = 0x1;
+const NLM_F_ACK: u16 = 0x4;
+const NLM_F_REPLACE: u16 = 0x100;
+const NLM_F_CREATE: u16 = 0x400;
+const NUD_PERMANENT: u16 = 0x80;
+const NTF_SELF: u8 = 0x2;
+const RTNH_F_ONLINK: u32 = 4;
+const HEADER: usize = 16;
+/// Holds the notifications of 16 000 peers while the reader is not scheduled.
+const RECEIVE_BUFFER: usize = 256 << 20;
+/// Peers in one send: more than that gains nothing (crates.md, "Bulk programming").
+const PEERS_PER_SEND: usize = 300;
+
+fn open(groups: u32) -> Result<OwnedFd> {
+    let kind = SockType::Raw;
+    let fd = socket(AddressFamily::Netlink, kind, SockFlag::SOCK_CLOEXEC, SockProtocol::NetlinkRoute)
+        .context("open a netlink socket")?;
+    bind(fd.as_raw_fd(), &NetlinkAddr::new(0, groups)).context("bind a netlink socket")?;
+    setsockopt(&fd, sockopt::RcvBufForce, &RECEIVE_BUFFER).context("enlarge a netlink socket's buffer")?;
+    setsockopt(&fd, sockopt::ReceiveTimeout, &TimeVal::milliseconds(50))?;
+    Ok(fd)
+}
+
+/// What has changed, with the times.
+#[derive(Debug, Default)]
+struct Seen {
+    /// When each /24 route appeared last.
+    routes: BTreeMap<Ipv4Addr, Instant>,
+    /// When each /24 route went last.
+    gone: BTreeMap<Ipv4Addr, Instant>,
+    /// When each permanent neighbour appeared or changed last.
+    neighbours: BTreeMap<Ipv4Addr, Instant>,
+    /// Every notification about routes, neighbours and FDB entries of the overlay device.
+    changes: usize,
+    /// The socket overflowed: nothing can be said.
+    lost: bool,
+}
+
+/// What can happen to one peer's lease, and the entry that tells that the kernel has followed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Step {
+    /// its route appears
+    Added,
+    /// its neighbour entry has another MAC
+    Changed,
+    /// its route goes
+    Removed,
+}
+
+/// Listens to a node's kernel in a thread of its own.
+pub(super) struct Monitor {
+    seen: Arc<Mutex<Seen>>,
+    stop: Arc<AtomicBool>,
+    reader: Option<JoinHandle<()>>,
+}
+
+impl Monitor {
+    pub(super) fn start(node: &Node) -> Result<Self> {
+        let fd = node.in_network(|| open(RTMGRP_NEIGH | RTMGRP_IPV4_ROUTE))?;
+        let (seen, stop) = (Arc::<Mutex<Seen>>::default(), Arc::<AtomicBool>::default());
+        let (list, stopped) = (Arc::clone(&seen), Arc::clone(&stop));
+        let reader = thread::spawn(move || listen(&fd, &list, &stopped));
+        Ok(Self { seen, stop, reader: Some(reader) })
+    }
+
+    fn look<T>(&self, at: impl FnOnce(&mut Seen) -> T) -> T {
+        at(&mut self.seen.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Forgets everything seen so far.
+    pub(super) fn reset(&self) {
+        self.look(|seen| *seen = Seen::default());
+    }
+
+    /// How many notifications about our kinds of entries came since the last reset.
+    pub(super) fn changes(&self) -> usize {
+        self.look(|seen| seen.changes)
+    }
+
+    /// Waits until `count` different routes have appeared since the last reset; when the last of them did.
+    pub(super) fn wait_added(&self, count: usize, within: Duration) -> Result<Instant> {
+        self.wait(within, |seen| (&seen.routes, count))
+    }
+
+    /// Waits until `count` different routes have gone since the last reset; when the last of them did.
+    pub(super) fn wait_removed(&self, count: usize, within: Duration) -> Result<Instant> {
+        self.wait(within, |seen| (&seen.gone, count))
+    }
+
+    fn wait(
+        &self,
+        within: Duration,
+        of: impl Fn(&Seen) -> (&BTreeMap<Ipv4Addr, Instant>, usize),
+    ) -> Result<Instant> {
+        let start = Instant::now();
+        loop {
+            let (last, have, wanted, lost) = self.look(|seen| {
+                let (times, wanted) = of(seen);
+                (times.values().max().copied(), times.len(), wanted, seen.lost)
+            });
+            ensure!(!lost, "notifications were lost; the measurement is void");
+            match last {
+                Some(last) if have >= wanted => return Ok(last),
+                _ if start.elapsed() > within => bail!("{have} of {wanted} routes after {within:?}"),
+                _ => thread::sleep(Duration::from_millis(1)),
+            }
+        }
+    }
+
+    /// Waits until one peer's entry is as the step leaves it; when it became so. Counts from the last reset.
+    pub(super) fn wait_step(&self, step: Step, subnet: Ipv4Addr, within: Duration) -> Result<Instant> {
+        let find = |seen: &mut Seen| {
+            let times = match step {
+                Step::Added => &seen.routes,
+                Step::Changed => &seen.neighbours,
+                Step::Removed => &seen.gone,
+            };
+            times.get(&subnet).copied()
+        };
+        eventually(within, "one peer's entry", || self.look(find).context("not seen"))
+    }
+}
+
+impl Drop for Monitor {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        if let Some(reader) = self.reader.take() {
+            let _ = reader.join();
+        }
+    }
+}
+
+fn listen(fd: &OwnedFd, seen: &Mutex<Seen>, stop: &AtomicBool) {
+    let mut buffer = vec![0_u8; 256 << 10];
+    while !stop.load(Ordering::Relaxed) {
+        match recv(fd.as_raw_fd(), &mut buffer, MsgFlags::empty()) {
+            Ok(length) => {
+                let at = Instant::now();
+                let mut seen = seen.lock().unwrap_or_else(PoisonError::into_inner);
+                for message in Messages(buffer.get(..length).unwrap_or_default()) {
+                    seen.note(message, at);
+                }
+            }
+            Err(nix::Error::ENOBUFS) => seen.lock().unwrap_or_else(PoisonError::into_inner).lost = true,
+            Err(_) => {}
+        }
+    }
+}
+
+impl Seen {
+    fn note(&mut self, message: &[u8], at: Instant) {
+        let kind = u16_at(message, 4);
+        match kind {
+            // ndmsg: only permanent entries; the kernel's own learning is none of our business.
+            RTM_NEWNEIGH | RTM_DELNEIGH if u16_at(message, HEADER + 8) & NUD_PERMANENT != 0 => {
+                self.changes += 1;
+                if let (RTM_NEWNEIGH, Some(2), Some(ip)) = (kind, message.get(HEADER), destination(message)) {
+                    self.neighbours.insert(ip, at);
+                }
+            }
+            // rtmsg: byte 1 is the destination's length
+            RTM_NEWROUTE | RTM_DELROUTE if message.get(HEADER + 1) == Some(&24) => {
+                self.changes += 1;
+                let Some(subnet) = destination(message) else { return };
+                let times = if kind == RTM_NEWROUTE { &mut self.routes } else { &mut self.gone };
+                times.insert(subnet, at);
+            }
+            _ => {}
+        }
+    }
+}
+
+/// `RTA_DST` of a route message, `NDA_DST` of a neighbour message: both have the number 1 and a header of 12 bytes.
+fn destination(message: &[u8]) -> Option<Ipv4Addr> {
+    let mut rest = message.get(HEADER + 12..)?;
+    loop {
+        let length = usize::from(u16_at(rest, 0));
+        let attribute = rest.get(..length).filter(|attribute| attribute.len() >= 4)?;
+        if u16_at(attribute, 2) == 1 {
+            let address: [u8; 4] = attribute.get(4..8)?.try_into().ok()?;
+            return Some(address.into());
+        }
+        rest = rest.get(length.next_multiple_of(4)..)?;
+    }
+}
+
+fn u16_at(bytes: &[u8], at: usize) -> u16 {
+    let pair = bytes.get(at..at + 2).and_then(|pair| pair.try_into().ok());
+    pair.map_or(0, u16::from_ne_bytes)
+}
+
+/// Cuts a datagram into messages.
+struct Messages<'a>(&'a [u8]);
+
+impl<'a> Iterator for Messages<'a> {
+    type Item = &'a [u8];
+
+    fn next(&mut self) -> Option<&'a [u8]> {
+        let head: [u8; 4] = self.0.get(..4)?.try_into().ok()?;
+        let length = usize::try_from(u32::from_ne_bytes(head)).ok()?;
+        let message = self.0.get(..length).filter(|message| message.len() >= HEADER)?;
+        self.0 = self.0.get(length.next_multiple_of(4)..).unwrap_or_default();
+        Some(message)
+    }
+}
+
+/// How long the kernel needs for the three entries of each peer, prepared beforehand and sent without a pause, in a node
+/// that holds none of them. Leaves the node as it was.
+pub(super) fn floor(node: &Node, peers: &[Peer]) -> Result<Duration> {
+    node.run(&format!(
+        "ip link add {DEVICE} type vxlan id 1 local 10.8.0.111 dev eth0 dstport 8472 nolearning"
+    ))?;
+    node.run(&format!("ip address add 100.64.0.0/32 dev {DEVICE}"))?;
+    node.run(&format!("ip link set {DEVICE} up"))?;
+    let took = node.in_network(|| {
+        let index = if_nametoindex(DEVICE).context("index of the device")?;
+        let batches: Vec<Vec<u8>> =
+            peers.chunks(PEERS_PER_SEND).map(|chunk| batch(chunk, index)).collect::<Result<_>>()?;
+        let fd = open(0)?;
+        let start = Instant::now();
+        batches.iter().try_for_each(|batch| push(&fd, batch))?;
+        Ok(start.elapsed())
+    });
+    node.run(&format!("ip link delete {DEVICE}"))?;
+    took
+}
+
+/// Sends one batch and reads its one acknowledgement. The kernel has carried it out when send returns.
+fn push(fd: &OwnedFd, batch: &[u8]) -> Result<()> {
+    send(fd.as_raw_fd(), batch, MsgFlags::empty()).context("send to the kernel")?;
+    let mut answer = [0_u8; 8192];
+    let length = recv(fd.as_raw_fd(), &mut answer, MsgFlags::empty()).context("no acknowledgement")?;
+    for message in Messages(answer.get(..length).unwrap_or_default()) {
+        let errno = message.get(HEADER..HEADER + 4).and_then(|bytes| bytes.try_into().ok());
+        let errno = -i32::from_ne_bytes(errno.context("a short answer")?);
+        ensure!(u16_at(message, 4) != NLMSG_ERROR || errno == 0, "{}", io::Error::from_raw_os_error(errno));
+    }
+    Ok(())
+}
+
+fn batch(peers: &[Peer], index: u32) -> Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    for (position, peer) in peers.iter().enumerate() {
+        let last = if position + 1 == peers.len() { NLM_F_ACK } else { 0 };
+        let (mac, gateway) = (peer.mac(), peer.subnet().octets());
+        let neighbor = |family: u8, flags: u8, kind: u8| {
+            let mut body = vec![family, 0, 0, 0];
+            body.extend_from_slice(&index.to_ne_bytes());
+            body.extend_from_slice(&NUD_PERMANENT.to_ne_bytes());
+            body.extend_from_slice(&[flags, kind]);
+            body
+        };
+        // AF_BRIDGE 7, AF_INET 2; NDA_DST 1, NDA_LLADDR 2; RTA_DST 1, RTA_OIF 4, RTA_GATEWAY 5
+        let fdb = (neighbor(7, NTF_SELF, 0), [(1, &peer.public_ip().octets()[..]), (2, &mac)]);
+        let arp = (neighbor(2, 0, 1), [(1, &gateway[..]), (2, &mac)]);
+        append(&mut bytes, RTM_NEWNEIGH, 0, &fdb.0, &fdb.1)?;
+        append(&mut bytes, RTM_NEWNEIGH, 0, &arp.0, &arp.1)?;
+        // AF_INET, /24, table main, protocol boot, scope universe, unicast
+        let mut route = vec![2, 24, 0, 0, 254, 3, 0, 1];
+        route.extend_from_slice(&RTNH_F_ONLINK.to_ne_bytes());
+        let attributes = [(1, &gateway[..]), (5, &gateway[..]), (4, &index.to_ne_bytes()[..])];
+        append(&mut bytes, RTM_NEWROUTE, last, &route, &attributes)?;
+    }
+    Ok(bytes)
+}
+
+fn append(
+    bytes: &mut Vec<u8>,
+    kind: u16,
+    flags: u16,
+    body: &[u8],
+    attributes: &[(u16, &[u8])],
+) -> Result<()> {
+    let start = bytes.len();
+    bytes.extend_from_slice(&[0; 4]);
+    bytes.extend_from_slice(&kind.to_ne_bytes());
+    bytes.extend_from_slice(&(flags | NLM_F_REQUEST | NLM_F_CREATE | NLM_F_REPLACE).to_ne_bytes());
+    bytes.extend_from_slice(&[0; 8]);
+    bytes.extend_from_slice(body);
+    for (name, value) in attributes {
+        bytes.extend_from_slice(&u16::try_from(value.len() + 4)?.to_ne_bytes());
+        bytes.extend_from_slice(&name.to_ne_bytes());
+        bytes.extend_from_slice(value);
+        bytes.resize(bytes.len().next_multiple_of(4), 0);
+    }
+    let length = u32::try_from(bytes.len() - start)?.to_ne_bytes();
+    for (byte, value) in bytes.iter_mut().skip(start).zip(length) {
+        *byte = value;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_sent_is_recognised_when_it_comes_back() {
+        let bytes = batch(&[Peer::new(0), Peer::new(1)], 7).unwrap();
+        let mut seen = Seen::default();
+        for message in Messages(&bytes) {
+            seen.note(message, Instant::now());
+        }
+        assert_eq!(seen.changes, 6);
+        assert_eq!(
+            seen.routes.into_keys().collect::<Vec<_>>(),
+            [Peer::new(1).subnet(), Peer::new(0).subnet()]
+        );
+    }
+}

@@ -1,0 +1,107 @@
+//! What the CNI plugin itself costs: the whole call with a delegate that answers at once, less the delegate's own call.
+
+use std::io::Write;
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+
+use super::report::Results;
+use super::sample::ms;
+use crate::binaries;
+
+const SUBNET_ENV: &str =
+    "FLANNEL_NETWORK=10.200.0.0/16\nFLANNEL_SUBNET=10.200.17.1/24\nFLANNEL_MTU=1450\nFLANNEL_IPMASQ=true\n";
+/// Calls of each kind; they are short.
+const CALLS: usize = 100;
+
+/// Measures ADD and DEL of each plugin: name and path.
+pub(super) fn measure(plugins: &[(String, PathBuf)], results: &mut Results) -> Result<()> {
+    let folder = tempfile::tempdir().context("a folder for the plugin's state")?;
+    let stub = stub_delegate(folder.path())?;
+    std::fs::write(folder.path().join("subnet.env"), SUBNET_ENV)?;
+    let shown = folder.path().display();
+    let config = format!(
+        r#"{{"cniVersion":"0.3.1","name":"bench","type":"flannel","subnetFile":"{shown}/subnet.env","dataDir":"{shown}/state","delegate":{{"type":"stub"}}}}"#
+    );
+    let call = |program: &Path, verb: &str| call(program, verb, folder.path(), &config);
+    for _ in 0..CALLS {
+        for verb in ["ADD", "DEL"] {
+            let alone = call(&stub, verb)?;
+            for (name, program) in plugins {
+                let whole = call(program, verb)?;
+                let own = ms(whole.took) - ms(alone.took);
+                results.add(&format!("CNI {verb}, the plugin's own time"), "ms", name, own);
+                results.add(&format!("CNI {verb}, largest resident memory"), "MiB", name, whole.resident_mib);
+            }
+            results.add(&format!("CNI {verb}, the plugin's own time"), "ms", STUB, ms(alone.took));
+        }
+    }
+    Ok(())
+}
+
+/// The column of a delegate that answers at once, called by itself.
+pub(super) const STUB: &str = "floor: a process";
+
+struct Called {
+    took: Duration,
+    resident_mib: f64,
+}
+
+fn call(program: &Path, verb: &str, folder: &Path, config: &str) -> Result<Called> {
+    let start = Instant::now();
+    let mut child = Command::new(program)
+        .env("CNI_COMMAND", verb)
+        .env("CNI_CONTAINERID", "bench")
+        .env("CNI_NETNS", "/proc/1/ns/none")
+        .env("CNI_IFNAME", "eth0")
+        .env("CNI_PATH", folder)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .spawn()
+        .with_context(|| format!("start {}", program.display()))?;
+    // A delegate that does not read is no failure.
+    let _ = child.stdin.take().context("no standard input")?.write_all(config.as_bytes());
+    let pid = i32::try_from(child.id())?;
+    let (mut status, mut usage) = (0, std::mem::MaybeUninit::<nix::libc::rusage>::zeroed());
+    // SAFETY: both pointers are valid for the call; the process is our child and is waited for only here.
+    let waited = unsafe { nix::libc::wait4(pid, &raw mut status, 0, usage.as_mut_ptr()) };
+    let took = start.elapsed();
+    ensure!(waited == pid, "wait for {}", program.display());
+    ensure!(ExitStatus::from_raw(status).success(), "{} {verb} ended with {status}", program.display());
+    // SAFETY: zeroed is a valid rusage, and wait4 has filled it.
+    let resident_kib = unsafe { usage.assume_init() }.ru_maxrss;
+    Ok(Called { took, resident_mib: f64::from(i32::try_from(resident_kib)?) / 1024.0 })
+}
+
+/// A delegate of a few system calls: reads nothing, prints an empty result. Compiled here, so that it starts as fast as a
+/// program can.
+fn stub_delegate(folder: &Path) -> Result<PathBuf> {
+    let source = folder.join("stub.c");
+    let program = folder.join("stub");
+    std::fs::write(
+        &source,
+        "#include <unistd.h>\nint main(void) { return write(1, \"{\\\"cniVersion\\\":\\\"0.3.1\\\"}\", 22) == 22 ? 0 : 1; }\n",
+    )?;
+    let compiler = binaries::program("cc").context("no C compiler; `cargo lab test` gets what is missing")?;
+    let status = Command::new(compiler).args(["-O2", "-static", "-o"]).arg(&program).arg(&source).status()?;
+    ensure!(status.success(), "the stub delegate does not compile");
+    Ok(program)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn add_and_del_of_each_plugin_are_measured_beside_a_bare_process() {
+        let plugin = vec![("ours".to_owned(), binaries::cni_folder().unwrap().join("flannel"))];
+        let mut results = Results::default();
+        measure(&plugin, &mut results).unwrap();
+        let text = results.markdown(&["ours".to_owned(), STUB.to_owned()]);
+        assert_eq!(text.lines().count(), 6, "{text}");
+        assert!(text.contains("| CNI DEL, the plugin's own time | ms | "), "{text}");
+    }
+}

@@ -1,0 +1,297 @@
+//! What is measured. Each scenario runs every subject in turn, again and again, so that a slow minute of the machine hits
+//! all of them; what needs a floor measures it in the same turn.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use nix::sys::signal::Signal;
+
+use super::bed::{Bed, PATIENCE, Subject};
+use super::etcd::Peer;
+use super::kernel::{self, Step};
+use super::report::Results;
+use super::sample::{Sample, ms};
+use crate::etcd::Api;
+use crate::flanneld::Flanneld;
+use crate::lab::DEVICE;
+use crate::process::Footprint;
+
+/// The column of what the kernel needs for the same entries, prepared beforehand.
+pub(super) const KERNEL_FLOOR: &str = "floor: kernel";
+/// The column of what etcd needs for one range, or to deliver one event.
+pub(super) const ETCD_FLOOR: &str = "floor: etcd";
+
+/// A change that is made to one lease after the other.
+const STEPS: [Step; 3] = [Step::Added, Step::Changed, Step::Removed];
+/// How often each step is made.
+const CHANGES: u32 = 100;
+/// Writes a second that change nothing.
+const RENEWALS: u32 = 200;
+const RENEWAL_SECONDS: u32 = 5;
+
+/// A daemon that has not put its routes back by then does not do it.
+const NEVER: Duration = Duration::from_secs(30);
+
+/// Where results go, and how often things are done.
+pub(super) struct Bench<'a> {
+    pub(super) subjects: &'a [Subject],
+    pub(super) results: &'a mut Results,
+    pub(super) runs: u32,
+    /// How long an idle daemon is looked at.
+    pub(super) idle: Duration,
+}
+
+impl Bench<'_> {
+    fn beds(&self, peers: u32) -> Result<Vec<Bed>> {
+        self.subjects.iter().map(|subject| Bed::new(subject, peers)).collect()
+    }
+
+    fn add(&mut self, name: &str, unit: &'static str, bed: &Bed, value: f64) {
+        self.results.add(name, unit, &bed.subject.name, value);
+    }
+
+    /// The binaries.
+    pub(super) fn size(&mut self) -> Result<()> {
+        for subject in self.subjects {
+            self.results.add("binary", "MB", &subject.name, super::bed::megabytes(&subject.program)?);
+        }
+        Ok(())
+    }
+
+    /// exec → READY and exec → everything programmed, on a fresh node, and what is in memory then.
+    pub(super) fn start(&mut self, peers: u32) -> Result<()> {
+        let mut beds = self.beds(peers)?;
+        let label = |what: &str| format!("{what}, {} leases", peers + 1);
+        for _ in 0..self.runs {
+            for bed in &mut beds {
+                let started = bed.start()?;
+                let footprint = Footprint::of(started.daemon.process().pid())?;
+                self.add(&label("exec → READY"), "ms", bed, ms(started.ready));
+                if peers > 0 {
+                    self.add(&label("exec → all routes"), "ms", bed, ms(started.complete));
+                }
+                self.add(&label("CPU of the start"), "ms", bed, started.cpu);
+                self.add(&label("etcd's CPU of the start"), "ms", bed, started.etcd_cpu);
+                self.add(&label("anonymous memory"), "MiB", bed, mib(footprint.anonymous_kib));
+                self.add(&label("resident memory"), "MiB", bed, mib(footprint.resident_kib));
+                bed.forget(started.daemon)?;
+                if peers > 0 {
+                    let floor = kernel::floor(bed.lab.node(1)?, &bed.peers)?;
+                    self.results.add(&label("exec → all routes"), "ms", KERNEL_FLOOR, ms(floor));
+                }
+                let range = ms(bed.client.time_range()?);
+                self.results.add(&label("exec → READY"), "ms", ETCD_FLOOR, range);
+            }
+        }
+        Ok(())
+    }
+
+    /// A restart that finds everything right.
+    pub(super) fn restart(&mut self, peers: u32) -> Result<()> {
+        for bed in &self.beds(peers)? {
+            let mut daemon = bed.start()?.daemon;
+            for _ in 0..self.runs {
+                daemon.stop(Signal::SIGTERM)?;
+                let again = bed.start_awaiting(0)?;
+                // A daemon that rewrites its entries does so around READY: give it the time of a burst.
+                std::thread::sleep(Duration::from_secs(2));
+                let label = |what: &str| format!("{what}, {} leases", peers + 1);
+                self.add(&label("restart → READY"), "ms", bed, ms(again.ready));
+                self.add(&label("entries written at a restart"), "", bed, count(bed.monitor.changes()));
+                daemon = again.daemon;
+            }
+        }
+        Ok(())
+    }
+
+    /// One lease added, changed, removed: from the write to the kernel's entry, beside the arrival of the same event at a
+    /// watch of our own.
+    pub(super) fn changes(&mut self, peers: u32) -> Result<()> {
+        for mut bed in self.beds(peers)? {
+            let daemon = bed.start()?.daemon;
+            let before = super::bed::cpu(daemon.process().pid())?;
+            let floor = if bed.subject.api == Api::V3 { Some(bed.client.watch()?) } else { None };
+            let mut sent = Vec::new();
+            for number in peers..peers + CHANGES {
+                for step in STEPS {
+                    let (start, seen) = one_change(&mut bed, number, step)?;
+                    sent.push((step, start, seen));
+                }
+            }
+            let arrivals = floor.map(super::etcd::WatchFloor::finish).transpose()?;
+            let cpu = super::bed::cpu(daemon.process().pid())? - before;
+            self.add(
+                &format!("CPU a change, {peers} peers"),
+                "ms",
+                &bed,
+                cpu / f64::from(CHANGES) / count(STEPS.len()),
+            );
+            for step in STEPS {
+                let name = format!("one lease {}, {peers} peers", word(step));
+                let of_step = || sent.iter().filter(move |(other, ..)| *other == step);
+                let times: Sample = of_step().map(|(_, start, seen)| ms(*seen - *start)).collect();
+                self.quantiles(&name, &bed.subject.name, &times);
+                let Some(arrivals) = &arrivals else { continue };
+                let starts = sent.iter().zip(arrivals).filter(|((other, ..), _)| *other == step);
+                let times: Sample = starts.map(|((_, start, _), at)| ms(*at - *start)).collect();
+                self.quantiles(&name, ETCD_FLOOR, &times);
+            }
+        }
+        Ok(())
+    }
+
+    fn quantiles(&mut self, name: &str, column: &str, times: &Sample) {
+        for (label, share) in [("p50", 0.5), ("p99", 0.99)] {
+            if let Some(value) = times.quantile(share) {
+                self.results.add(&format!("{name}, {label}"), "ms", column, value);
+            }
+        }
+    }
+
+    /// Thousands of leases come and go at once: from the end of the writing to the last entry.
+    pub(super) fn burst(&mut self, count: u32) -> Result<()> {
+        let mut beds = self.beds(0)?;
+        let peers = super::etcd::peers(count);
+        for _ in 0..self.runs {
+            for bed in &mut beds {
+                let daemon = bed.start()?.daemon;
+                for single in [false, true] {
+                    let how = if single { "single writes" } else { "transactions" };
+                    bed.monitor.reset();
+                    let start = Instant::now();
+                    write(bed, &peers, single, true)?;
+                    let written = start.elapsed();
+                    let last = bed.monitor.wait_added(peers.len(), PATIENCE)? - start;
+                    let name = format!("{count} leases added in {how}");
+                    self.add(&format!("{name}: after the last write"), "ms", bed, beyond(last, written));
+                    self.results.add(&format!("{name}: writing"), "ms", ETCD_FLOOR, ms(written));
+                    bed.monitor.reset();
+                    let start = Instant::now();
+                    write(bed, &peers, single, false)?;
+                    let written = start.elapsed();
+                    let last = bed.monitor.wait_removed(peers.len(), PATIENCE)? - start;
+                    let name = format!("{count} leases deleted in {how}");
+                    self.add(&format!("{name}: after the last write"), "ms", bed, beyond(last, written));
+                }
+                bed.forget(daemon)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes that change nothing, as Go daemons renew their leases; then nothing at all.
+    pub(super) fn quiet(&mut self, peers: u32) -> Result<()> {
+        for mut bed in self.beds(peers)? {
+            let daemon = bed.start()?.daemon;
+            settle(&bed, &daemon)?;
+            let renewals = bed.cost_of(&daemon, |bed| {
+                let start = Instant::now();
+                for number in 0..RENEWALS * RENEWAL_SECONDS {
+                    bed.client.put(Peer::new(number % peers))?;
+                    let due = start + Duration::from_secs(1) / RENEWALS * (number + 1);
+                    std::thread::sleep(due.saturating_duration_since(Instant::now()));
+                }
+                Ok(())
+            })?;
+            let name = |what: &str| format!("{RENEWALS} unchanged renewals a second: {what}, {peers} peers");
+            self.add(&name("CPU a second"), "ms", &bed, renewals.cpu / renewals.seconds);
+            self.add(&name("entries written"), "", &bed, count(renewals.changes));
+            settle(&bed, &daemon)?;
+            let idle_time = self.idle;
+            let idle = bed.cost_of(&daemon, |_| {
+                std::thread::sleep(idle_time);
+                Ok(())
+            })?;
+            let name = |what: &str| format!("idle {} s: {what}, {peers} peers", idle_time.as_secs());
+            self.add(&name("CPU"), "ms", &bed, idle.cpu);
+            self.add(&name("context switches"), "", &bed, number(idle.context_switches));
+            self.add(&name("processes started"), "", &bed, number(idle.started));
+        }
+        Ok(())
+    }
+
+    /// Somebody deletes the device.
+    pub(super) fn repair(&mut self, peers: u32) -> Result<()> {
+        let name = format!("{DEVICE} deleted → all routes, {peers} peers");
+        for bed in &mut self.beds(peers)? {
+            let daemon = bed.start()?.daemon;
+            for _ in 0..self.runs {
+                // What goes with the device is announced too: only additions are waited for.
+                bed.monitor.reset();
+                bed.lab.node(1)?.run(&format!("ip link delete {DEVICE}"))?;
+                let deleted = Instant::now();
+                let Ok(whole) = bed.monitor.wait_added(bed.peers.len(), NEVER) else {
+                    println!("{}: {name}: the routes did not come back within {NEVER:?}", bed.subject.name);
+                    break;
+                };
+                self.add(&name, "ms", bed, ms(whole.saturating_duration_since(deleted)));
+            }
+            bed.forget(daemon)?;
+            self.results.add(&name, "ms", KERNEL_FLOOR, ms(kernel::floor(bed.lab.node(1)?, &bed.peers)?));
+        }
+        Ok(())
+    }
+}
+
+fn one_change(bed: &mut Bed, number: u32, step: Step) -> Result<(Instant, Instant)> {
+    let peer = Peer { number, generation: u8::from(step != Step::Added) };
+    bed.monitor.reset();
+    let start = Instant::now();
+    match step {
+        Step::Added | Step::Changed => bed.client.put(peer)?,
+        Step::Removed => bed.client.delete(peer)?,
+    }
+    let seen = bed.monitor.wait_step(step, peer.subnet(), PATIENCE).context(word(step))?;
+    Ok((start, seen))
+}
+
+fn word(step: Step) -> &'static str {
+    match step {
+        Step::Added => "added",
+        Step::Changed => "changed",
+        Step::Removed => "removed",
+    }
+}
+
+fn write(bed: &mut Bed, peers: &[Peer], single: bool, add: bool) -> Result<()> {
+    match (single, add) {
+        (false, true) => bed.client.put_all(peers),
+        (false, false) => bed.client.delete_all(peers),
+        (true, true) => peers.iter().try_for_each(|peer| bed.client.put(*peer)),
+        (true, false) => peers.iter().try_for_each(|peer| bed.client.delete(*peer)),
+    }
+}
+
+/// What came after the writing; nothing if the kernel was whole before the last answer had arrived.
+fn beyond(last: Duration, written: Duration) -> f64 {
+    ms(last.saturating_sub(written))
+}
+
+/// Waits until the daemon has come to rest: a second without a context switch, or ten seconds.
+fn settle(bed: &Bed, daemon: &Flanneld) -> Result<()> {
+    let pid = daemon.process().pid();
+    for _ in 0..10 {
+        let before = Footprint::of(pid)?.context_switches;
+        std::thread::sleep(Duration::from_secs(1));
+        if Footprint::of(pid)?.context_switches == before {
+            break;
+        }
+    }
+    bed.monitor.reset();
+    Ok(())
+}
+
+#[expect(clippy::cast_precision_loss, reason = "a figure for people")]
+fn mib(kib: u64) -> f64 {
+    kib as f64 / 1024.0
+}
+
+#[expect(clippy::cast_precision_loss, reason = "a figure for people")]
+fn count(number: usize) -> f64 {
+    number as f64
+}
+
+#[expect(clippy::cast_precision_loss, reason = "a figure for people")]
+fn number(number: u64) -> f64 {
+    number as f64
+}

@@ -1,0 +1,116 @@
+//! Pod-to-pod throughput over the overlay, beside the same two nodes without it. iperf3 sends, so that the figures can be
+//! compared with anybody's.
+
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+
+use super::bed::Subject;
+use super::report::Results;
+use crate::eventually::eventually;
+use crate::flanneld::Flanneld;
+use crate::lab::{CONVERGENCE, DEVICE, Lab, Spec};
+use crate::namespaces::Entry;
+use crate::pod::Pod;
+use crate::process::Process;
+
+/// The column of the two nodes themselves.
+pub(super) const UNDERLAY: &str = "underlay";
+const SECONDS: &str = "4";
+
+/// A kind of traffic: what the table calls it, its unit, and iperf3's words for it.
+struct Kind {
+    name: &'static str,
+    unit: &'static str,
+    words: &'static [&'static str],
+    pointer: &'static str,
+    scale: f64,
+}
+
+const KINDS: [Kind; 3] = [
+    Kind {
+        name: "TCP, 1 stream",
+        unit: "Gbit/s",
+        words: &["-P", "1"],
+        pointer: "/end/sum_received/bits_per_second",
+        scale: 1e9,
+    },
+    Kind {
+        name: "TCP, 8 streams",
+        unit: "Gbit/s",
+        words: &["-P", "8"],
+        pointer: "/end/sum_received/bits_per_second",
+        scale: 1e9,
+    },
+    Kind {
+        name: "UDP, 64 bytes",
+        unit: "thousand packets/s",
+        words: &["-u", "-b", "0", "-l", "64"],
+        pointer: "/end/sum/packets",
+        scale: 4e3,
+    },
+];
+
+/// Measures the first subject's overlay, with and without transmit checksum offload, beside the underlay.
+pub(super) fn measure(subject: &Subject, runs: u32, results: &mut Results) -> Result<()> {
+    let lab = Lab::start(&Spec { nodes: 2, ..Spec::default() })?;
+    let mut daemons = Vec::new();
+    for number in 1..=2 {
+        let mut options = lab.options(number).flag("ip-masq", "true");
+        options.program = Some(subject.program.clone());
+        let mut daemon = Flanneld::start(lab.node(number)?, &options)?;
+        daemon.wait_ready()?;
+        daemons.push(daemon);
+    }
+    lab.wait_converged(&daemons)?;
+    let (from, to) = (Pod::attach(lab.node(1)?, "a")?, Pod::attach(lab.node(2)?, "b")?);
+    let to_address = to.address().to_string();
+    let _node_server = server(&lab, None)?;
+    let _pod_server = server(&lab, Some(&to))?;
+    for _ in 0..runs {
+        for kind in &KINDS {
+            let under = client(&lab, &Entry::Node, &Lab::public_ip(2).to_string(), kind)?;
+            results.add(kind.name, kind.unit, UNDERLAY, under);
+            let over = client(&lab, from.entry(), &to_address, kind)?;
+            results.add(kind.name, kind.unit, &subject.name, over);
+        }
+    }
+    for node in lab.nodes() {
+        node.run(&format!("ethtool -K {DEVICE} tx off"))?;
+    }
+    for _ in 0..runs {
+        for kind in &KINDS {
+            let name = format!("{}, checksum offload off", kind.name);
+            let over = client(&lab, from.entry(), &to_address, kind)?;
+            results.add(&name, kind.unit, &subject.name, over);
+        }
+    }
+    Ok(())
+}
+
+fn server(lab: &Lab, pod: Option<&Pod>) -> Result<Process> {
+    let node = lab.node(2)?;
+    let entry = pod.map_or(Entry::Node, |pod| pod.entry().clone());
+    let name = if pod.is_some() { "iperf3-pod" } else { "iperf3-node" };
+    let mut command = Command::new("iperf3");
+    command.arg("--server");
+    let process = Process::start_in(node, &entry, name, &mut command)?;
+    eventually(CONVERGENCE, "iperf3 listens", || {
+        let sockets = node.run_in(&entry, "ss -Htln sport = 5201")?;
+        ensure!(!sockets.trim().is_empty(), "not yet");
+        Ok(())
+    })?;
+    Ok(process)
+}
+
+fn client(lab: &Lab, entry: &Entry, to: &str, kind: &Kind) -> Result<f64> {
+    let mut command = Command::new("iperf3");
+    command.args(["--json", "--time", SECONDS, "--client", to]).args(kind.words);
+    command.stdin(Stdio::null());
+    let output = lab.node(1)?.output(&mut command, entry)?;
+    let answer: Value = serde_json::from_slice(&output.stdout).context("what iperf3 printed")?;
+    let value = answer.pointer(kind.pointer).and_then(Value::as_f64);
+    let said = answer.get("error").cloned().unwrap_or_default();
+    Ok(value.with_context(|| format!("iperf3 -c {to}: {said}"))? / kind.scale)
+}
