@@ -126,8 +126,9 @@ enum Action {
 
 impl Protocol {
     fn new(nodes: usize, subnets: u8, ticks: u8, faults: u8) -> Self {
-        let config =
-            format!(r#"{{"Network":"10.0.0.0/16","SubnetMax":"10.0.{subnets}.0","Backend":{{"Type":"vxlan"}}}}"#);
+        let config = format!(
+            r#"{{"Network":"10.0.0.0/16","SubnetMax":"10.0.{subnets}.0","Backend":{{"Type":"vxlan"}}}}"#
+        );
         let config = NetworkConfig::from_json(config.as_bytes()).unwrap();
         Self { nodes, config, ticks, faults, slow_clock: false, rollback: false }
     }
@@ -258,9 +259,15 @@ impl Model for Protocol {
         }
         let faulty = state.faults < self.faults;
         for node in 0..self.nodes {
-            actions.extend(self.next_requests(state, node).into_iter().map(|request| Action::Ask(node, request)));
+            actions.extend(
+                self.next_requests(state, node).into_iter().map(|request| Action::Ask(node, request)),
+            );
             if let Some(asked) = &state.nodes[node].asked {
-                actions.push(if asked.answer.is_none() { Action::Process(node) } else { Action::Deliver(node) });
+                actions.push(if asked.answer.is_none() {
+                    Action::Process(node)
+                } else {
+                    Action::Deliver(node)
+                });
                 if faulty {
                     actions.push(Action::GiveUp(node, false));
                     if asked.answer.is_none() && state.late.is_none() {
@@ -292,7 +299,7 @@ impl Model for Protocol {
             Action::Expire(subnet) => drop(state.store.keys.remove(&subnet)),
             Action::Ask(node, request) => {
                 let sent = Self::clock(&state, node);
-               
+
                 state.nodes[node].asked = Some(Asked { request, sent, answer: None });
             }
             Action::Process(node) => {
@@ -334,24 +341,29 @@ impl Model for Protocol {
     fn properties(&self) -> Vec<Property<Self>> {
         vec![
             Property::always("no subnet has two owners", |_, state: &State| {
-                let owned: Vec<_> = (0..state.nodes.len()).filter_map(|node| Self::owns(state, node)).collect();
+                let owned: Vec<_> =
+                    (0..state.nodes.len()).filter_map(|node| Self::owns(state, node)).collect();
                 owned.iter().enumerate().all(|(at, subnet)| !owned[..at].contains(subnet))
             }),
             // From moments of the last tick at which nobody waits for an answer: every state leads to one of them.
             Property::always("without faults every node gets a subnet", |protocol: &Self, state: &State| {
-                let waiting = state.now < protocol.ticks || state.nodes.iter().any(|node| node.asked.is_some());
+                let waiting =
+                    state.now < protocol.ticks || state.nodes.iter().any(|node| node.asked.is_some());
                 waiting || !protocol.has_room() || protocol.settles(state.clone())
             }),
             Property::sometimes("every node owns a subnet", |_, state: &State| {
                 (0..state.nodes.len()).all(|node| Self::owns(state, node).is_some())
             }),
-            Property::sometimes("a lease that nobody renewed is taken by another node", |_, state: &State| {
-                let taken = |(node, it): (Node, &NodeState)| {
-                    let former = it.previous?;
-                    state.store.keys.get(&former).filter(|key| key.node != node)
-                };
-                state.nodes.iter().enumerate().any(|with| taken(with).is_some())
-            }),
+            Property::sometimes(
+                "a lease that nobody renewed is taken by another node",
+                |_, state: &State| {
+                    let taken = |(node, it): (Node, &NodeState)| {
+                        let former = it.previous?;
+                        state.store.keys.get(&former).filter(|key| key.node != node)
+                    };
+                    state.nodes.iter().enumerate().any(|with| taken(with).is_some())
+                },
+            ),
         ]
     }
 }
@@ -377,7 +389,10 @@ impl Protocol {
             for _ in 0..4 * self.nodes {
                 for node in 0..self.nodes {
                     for step in [
-                        self.next_requests(&state, node).into_iter().next().map(|request| Action::Ask(node, request)),
+                        self.next_requests(&state, node)
+                            .into_iter()
+                            .next()
+                            .map(|request| Action::Ask(node, request)),
                         Some(Action::Process(node)),
                         Some(Action::Deliver(node)),
                     ] {
