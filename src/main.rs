@@ -9,6 +9,7 @@ use flanneld::clock::{Clock, Now};
 use flanneld::daemon::{self, Inputs, Reporter, Settings};
 use flanneld::health::Limits;
 use flanneld::kernel::{LinuxKernel, ReceiveBuffers};
+use flanneld::model::BootId;
 use flanneld::notify::{Notifier, watchdog_interval};
 use flanneld::options::{self, Configured, Invocation, Options, OptionsError};
 use flanneld::reload::Reloader;
@@ -91,7 +92,11 @@ async fn serve(
         warn!(file = %options.subnet_file.display(), "{ignored}");
     }
     let machine_id = std::fs::read_to_string("/etc/machine-id").ok();
-    let settings = Settings::new(options, machine_id.as_deref(), &previous);
+    let boot_id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok();
+    let mut settings = Settings {
+        boot_id: boot_id.as_deref().and_then(BootId::from_kernel),
+        ..Settings::new(options, machine_id.as_deref(), &previous)
+    };
     let notifier = Notifier::new(std::env::var_os("NOTIFY_SOCKET"))?;
     let (reporter, mut questions, served) = Reporter::new(notifier, || Now::Boot.now().0);
     let mut reporter = reporter.watched_every(watchdog_interval(
@@ -116,6 +121,7 @@ async fn serve(
         () = &mut stop => return Ok(()),
         () = questions.answer_all() => return Ok(()),
     };
+    settings.store_addresses.extend(daemon::look_up_store_names(&options.etcd.endpoints).await);
     daemon::run(settings, store, kernel, (clock, reporter), Inputs { stop, questions, options: adjusted })
         .await?;
     info!("flanneld stops; device, routes, rules, subnet.env and lease stay");

@@ -70,10 +70,25 @@ impl Mesh {
     /// # Errors
     /// When the node is no member or the programs fail.
     pub fn restart(&self, node: &Node) -> Result<()> {
+        self.restart_with(node, None)
+    }
+
+    /// The same with another address, of which the other members learn.
+    ///
+    /// # Errors
+    /// As [`Mesh::restart`].
+    pub fn restart_as(&self, node: &Node, inner: Ipv4Addr) -> Result<()> {
+        self.restart_with(node, Some(inner))
+    }
+
+    fn restart_with(&self, node: &Node, inner: Option<Ipv4Addr>) -> Result<()> {
         let mut members = self.members();
         let position = members.iter().position(|member| member.node.name() == node.name());
         let mut member = members.swap_remove(position.context("not in the mesh")?);
-        let started = member.start(&members);
+        let mut started = member.start_at(inner, &members);
+        if inner.is_some() && started.is_ok() {
+            started = members.iter().try_for_each(|other| other.learn(&member));
+        }
         members.push(member);
         started
     }
@@ -84,6 +99,11 @@ impl Mesh {
 }
 
 impl Member {
+    fn start_at(&mut self, inner: Option<Ipv4Addr>, others: &[Self]) -> Result<()> {
+        self.inner = inner.unwrap_or(self.inner);
+        self.start(others)
+    }
+
     fn start(&mut self, others: &[Self]) -> Result<()> {
         let mut command = Command::new("wireguard-go");
         command.args(["-f", "wg0"]).env("LOG_LEVEL", "error");

@@ -45,6 +45,32 @@ fn a_fight_over_the_device_is_given_pauses_and_named() -> Result<()> {
 }
 
 #[test]
+fn a_lease_that_covers_etcd_by_address_or_by_name_cuts_nobody_off() -> Result<()> {
+    let lab = Lab::start(&Spec { nodes: 1, ..Spec::default() })?;
+    let node = lab.node(1)?;
+    // Two more members, known by an address and by a name, within reach of whoever leases what is around them.
+    let hosts = node.read("/etc/hosts").unwrap_or_default();
+    node.write("/etc/hosts", &format!("{hosts}\n10.200.241.7 etcd-b.lab\n"))?;
+    let endpoints = format!("{},http://10.200.240.7:2379,http://etcd-b.lab:2379", lab.etcd().endpoints());
+    let mut daemon = Flanneld::start(node, &lab.options(1).flag("etcd-endpoints", endpoints))?;
+    daemon.wait_ready()?;
+    for third in [240, 241, 242] {
+        let value = lease::value(&format!("10.8.0.{third}"), &format!("02:00:00:00:00:{third:02x}"));
+        lab.etcd().put(&format!("{PREFIX}/subnets/10.200.{third}.0-24"), &value)?;
+    }
+    lab.eventually(&daemon, "the two leases on etcd are skipped, the third is a peer", || {
+        let skipped = daemon.metric("flanneld_skipped_keys{reason=\"covers_underlay\"}")?;
+        ensure!((skipped - 2.0).abs() < 0.5, "{skipped} skipped");
+        let routes = PeerState::observe(node, DEVICE)?.routes;
+        ensure!(routes.len() == 1 && routes[0]["dst"] == "10.200.242.0/24", "{routes:?}");
+        Ok(())
+    })?;
+    let log = daemon.process().log();
+    ensure!(log.contains("the subnet covers an address this node needs outside of the overlay"), "not said");
+    Ok(())
+}
+
+#[test]
 fn junk_by_the_thousands_a_huge_value_and_restless_keys_cost_little_and_touch_nobody() -> Result<()> {
     let lab = Lab::start(&Spec { nodes: 2, ..Spec::default() })?;
     let daemons = lab.flanneld_everywhere()?;

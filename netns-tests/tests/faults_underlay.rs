@@ -92,6 +92,35 @@ fn a_restarted_vpn_brings_everything_back() -> Result<()> {
 }
 
 #[test]
+fn a_vpn_that_comes_back_with_another_address_and_mtu_is_followed() -> Result<()> {
+    let options =
+        |options: Options| options.without("public-ip").without("iface").flag("iface-regex", "^10\\.8\\.");
+    let (lab, daemons, ping) = under_traffic(Underlay::WireGuard, options)?;
+    let scene = Scene::new(&lab, &daemons[0]).with_traffic(&ping);
+    let (node, peer, before) = (lab.node(1)?, lab.node(2)?, lab.lease(1)?);
+    scene.fault(
+        "wireguard-go killed and restarted with another address and MTU",
+        Since::CauseGone,
+        |node| {
+            lab.mesh().kill(node)?;
+            lab.mesh().restart_as(node, "10.8.0.211".parse()?)?;
+            node.run("ip link set wg0 mtu 1400").map(drop)
+        },
+        || {
+            ensure_whole(node, &before.vtep_mac, "wg0", "10.8.0.211", 1350)?;
+            let own = lab.leases()?.into_iter().find(|lease| lease.subnet == before.subnet);
+            ensure!(own.is_some_and(|own| own.public_ip.to_string() == "10.8.0.211"), "not published");
+            let fdb = PeerState::observe(peer, DEVICE)?.fdb;
+            let follows =
+                |entry: &serde_json::Value| entry["mac"] == *before.vtep_mac && entry["dst"] == "10.8.0.211";
+            ensure!(fdb.iter().any(follows), "{fdb:?}");
+            Ok(())
+        },
+    )?;
+    Ok(())
+}
+
+#[test]
 fn an_address_that_changes_or_moves_is_followed_by_the_node_and_its_peers() -> Result<()> {
     let options =
         |options: Options| options.without("public-ip").without("iface").flag("iface-regex", "^10\\.8\\.");

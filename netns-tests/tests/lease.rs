@@ -162,15 +162,16 @@ fn a_renewal_checks_whose_key_it_is() -> Result<()> {
 }
 
 #[test]
-fn a_second_machine_with_the_same_public_ip_is_refused_and_a_clone_of_the_machine_id_adopts() -> Result<()> {
+fn a_second_machine_with_the_same_public_ip_is_refused_and_a_clone_is_named_on_both_sides() -> Result<()> {
     let mut lab = Lab::start(&Spec { nodes: 2, ..Spec::default() })?;
-    let _daemon = lab.flanneld(1)?;
+    let daemon = lab.flanneld(1)?;
     let held = lab.lease(1)?;
     let second = lab.options(2).flag("public-ip", Lab::public_ip(1).to_string());
     let mut refused = Flanneld::start(lab.node(2)?, &second)?;
-    let id = held.stored.value.rsplit('"').nth(1).context("NodeID")?.to_owned();
+    let value: serde_json::Value = serde_json::from_str(&held.stored.value)?;
+    let id = value["NodeID"].as_str().context("NodeID")?;
     eventually(lab::CONVERGENCE, "the message names the other node", || {
-        ensure!(refused.process().log().contains(&id), "{}", refused.process().log_tail(10));
+        ensure!(refused.process().log().contains(id), "{}", refused.process().log_tail(10));
         Ok(())
     })?;
     assert!(refused.notify().first("READY=1").is_none());
@@ -179,7 +180,38 @@ fn a_second_machine_with_the_same_public_ip_is_refused_and_a_clone_of_the_machin
     let original = lab.node(1)?.clone();
     let clone = lab.add_clone_of(&original)?;
     let options = lab.options(3).flag("public-ip", Lab::public_ip(1).to_string());
+    // The lab's nodes share a kernel, so until its boot id is another one the clone is this machine, restarted.
     Flanneld::start(&clone, &options)?.wait_ready()?;
+    assert_eq!(lab.lease(1)?, held, "a restart changes nothing");
+    clone.write("/run/boot_id", "6f5b8f0e-0000-4000-8000-000000000001\n")?;
+    clone.run("mount --bind /run/boot_id /proc/sys/kernel/random/boot_id")?;
+    let mut twin = Flanneld::start(&clone, &options)?;
+    twin.wait_ready()?;
+    for daemon in [&daemon, &twin] {
+        lab.eventually(daemon, "the other one is named", || {
+            let log = daemon.process().log();
+            ensure!(log.contains("ANOTHER MACHINE TAKES ITSELF FOR THIS NODE"), "not named");
+            ensure!(log.contains(&held.subnet) && log.contains(id), "named without what it holds");
+            Ok(())
+        })?;
+    }
+    lab.eventually(&twin, "the clone has written last", || {
+        ensure!(lab.lease(1)?.stored.value != held.stored.value, "not yet");
+        Ok(())
+    })?;
+    let last = lab.lease(1)?;
+    throughout(Duration::from_secs(3), "the two do not answer each other at once", || {
+        ensure!(lab.lease(1)? == last, "written again");
+        Ok(())
+    })?;
+    assert_eq!(last.subnet, held.subnet);
+    // Without the other one it is a reboot like any.
+    let named = |daemon: &Flanneld| daemon.process().log().matches("ANOTHER MACHINE").count();
+    let before = named(&daemon);
+    daemon.stop(Signal::SIGKILL)?;
+    twin.stop(Signal::SIGKILL)?;
+    let rebooted = lab.flanneld(1)?;
     assert_eq!(lab.lease(1)?.subnet, held.subnet);
+    assert_eq!(named(&rebooted), before, "nobody else runs");
     Ok(())
 }

@@ -7,8 +7,8 @@ use ipnetwork::Ipv4Network;
 use tracing::{debug, info, warn};
 
 use crate::clock::{BootTime, Now};
-use crate::model::acquire::{Claimant, Decision, Listed, decide};
-use crate::model::{LeaseAttrs, MacAddr, NetworkConfig, NodeId, VxlanData, lease};
+use crate::model::acquire::{Claimant, Decision, Listed, decide, who_has_the_former_subnet};
+use crate::model::{BootId, LeaseAttrs, MacAddr, NetworkConfig, NodeId, VxlanData, lease};
 use crate::store::{Held, LeaseStore, Record, Renewal, Snapshot, StoreError, Written};
 
 /// Everything a claim depends on.
@@ -20,6 +20,8 @@ pub(super) struct Claim {
     pub(super) public_ip: Ipv4Addr,
     /// Our machine.
     pub(super) node_id: Option<NodeId>,
+    /// Our machine's run since its last boot.
+    pub(super) boot_id: Option<BootId>,
     /// The subnet we had before.
     pub(super) previous: Option<Ipv4Network>,
     /// The MAC of our device, if it exists and can be kept.
@@ -135,7 +137,12 @@ pub(super) async fn acquire<S: LeaseStore>(
         let sent = now.now();
         let written = match decide(&claimant, listed(&snapshot)) {
             Decision::Adopt(lease) => adopt(store, claim, &lease, &snapshot).await?,
-            Decision::Create(candidates) => create(store, claim, &candidates).await?,
+            Decision::Create(candidates) => {
+                if let Some(message) = who_has_the_former_subnet(&claimant, &listed(&snapshot)) {
+                    warn!("{message}");
+                }
+                create(store, claim, &candidates).await?
+            }
             Decision::Release(lease) => {
                 release(store, &lease, &snapshot).await?;
                 Written::Conflict
@@ -169,7 +176,7 @@ fn listed(snapshot: &Snapshot) -> Vec<Listed> {
 
 fn attrs(claim: &Claim, mac: MacAddr) -> LeaseAttrs {
     let data = VxlanData { vni: claim.config.vxlan.vni.get(), mac };
-    LeaseAttrs::vxlan(claim.public_ip, data, claim.node_id)
+    LeaseAttrs::vxlan(claim.public_ip, data, claim.node_id).since_boot(claim.boot_id)
 }
 
 /// A key that already says exactly what we would write is only prolonged: no event for the peers.

@@ -59,6 +59,7 @@ pub(super) async fn start<S: LeaseStore, K: Kernel>(
     let claim = Claim {
         public_ip,
         node_id: settings.node_id,
+        boot_id: settings.boot_id,
         previous: settings.previous_subnet,
         device_mac: kept_mac(&vtep, &observed),
         fresh_mac: vtep.mac,

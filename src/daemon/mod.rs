@@ -17,6 +17,7 @@ mod pods;
 mod reporter;
 mod rules;
 mod running;
+mod store_names;
 mod subnet_file;
 mod underlay;
 mod waiting;
@@ -30,6 +31,7 @@ use tokio::sync::watch;
 
 pub use choose_store::choose_store;
 pub use reporter::{Published, Questions, Reporter};
+pub use store_names::look_up as look_up_store_names;
 use subnet_file::SubnetFile;
 
 use crate::clock::Clock;
@@ -38,7 +40,7 @@ use crate::kernel::{Kernel, KernelError};
 use crate::model::ext_iface::{Selector, selectors};
 use crate::model::lease_set::{LeaseSet, Own};
 use crate::model::masquerade::{Overlay, RuleOptions};
-use crate::model::{NodeId, TxChecksum};
+use crate::model::{BootId, NodeId, TxChecksum};
 use crate::options::{self, Options};
 use crate::store::LeaseStore;
 use crate::subnet_env::Previous;
@@ -54,6 +56,8 @@ pub struct Settings {
     pub public_ip: Option<Ipv4Addr>,
     /// Our machine, if it has an id.
     pub node_id: Option<NodeId>,
+    /// Our machine's run since its last boot, if the kernel tells.
+    pub boot_id: Option<BootId>,
     /// The subnet of a former run.
     pub previous_subnet: Option<Ipv4Network>,
     /// Where subnet.env is written.
@@ -89,11 +93,11 @@ impl Settings {
         let iface = &options.iface;
         let firewall = &options.firewall;
         let former = |(network, subnet)| Overlay { network, subnet };
-        let host = |authority: &str| authority.split(':').next().and_then(|host| host.parse().ok());
         Self {
             selectors: selectors(&iface.ifaces, &iface.regexes, iface.can_reach, iface.public_ip),
             public_ip: iface.public_ip,
             node_id: machine_id.filter(|id| !id.trim().is_empty()).map(NodeId::from_machine_id),
+            boot_id: None,
             previous_subnet: previous.subnet,
             subnet_file: options.subnet_file.clone(),
             ip_masq: options.firewall.ip_masq,
@@ -106,7 +110,7 @@ impl Settings {
             firewall_resync: firewall.resync,
             previous_overlay: previous.network.zip(previous.subnet).map(former),
             tx_checksum: options.tx_checksum,
-            store_addresses: options.etcd.endpoints.iter().filter_map(|url| host(url.authority())).collect(),
+            store_addresses: store_names::literal(&options.etcd.endpoints),
         }
     }
 

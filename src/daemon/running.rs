@@ -1,8 +1,10 @@
 //! The loop of a node that holds a lease: change of a lease | change in the kernel | time to renew | retry | stop.
 //!
 //! Whatever happens only says what to look at again; nothing here blocks, and conversations with the store run as one task
-//! beside the loop. `peers` follows the store, `own_lease` keeps our own key, `underlay` the interface below the tunnel.
+//! beside the loop. `peers` follows the store, `own_lease` keeps our own key, `clones` tells who else
+//! does, `underlay` the interface below the tunnel.
 
+mod clones;
 mod own_lease;
 mod peers;
 mod underlay;
@@ -22,6 +24,7 @@ use crate::kernel::{Change, Kernel, KernelError};
 use crate::model::masquerade::Overlay;
 use crate::options::Options;
 use crate::store::{LeaseStore, Snapshot, Update};
+use clones::Clones;
 use own_lease::{Outcome, join};
 pub(super) use underlay::Below;
 
@@ -60,6 +63,7 @@ pub(super) struct Running<S, K> {
     first: Snapshot,
     /// The lease is known to be gone and is being claimed again.
     lost: bool,
+    clones: Clones,
 }
 
 /// When to do what, on the boot clock.
@@ -114,6 +118,7 @@ impl<S: LeaseStore, K: Kernel> Running<S, K> {
             timers: Timers::default(),
             pause: RETRY,
             lost: false,
+            clones: Clones::default(),
             store,
             data_plane,
             below,

@@ -109,6 +109,27 @@ fn create(claimant: &Claimant<'_>, leases: Vec<Listed>) -> Decision {
     if candidates.is_empty() { Decision::OutOfSubnets } else { Decision::Create(candidates) }
 }
 
+/// For the log, when another subnet than the one of `subnet.env` has to be taken: who holds that one.
+#[must_use]
+pub fn who_has_the_former_subnet(claimant: &Claimant<'_>, leases: &[Listed]) -> Option<String> {
+    let former = claimant.previous?;
+    let holder = leases.iter().find(|lease| overlap(lease.subnet, former))?;
+    let (subnet, attrs) = (holder.subnet, holder.attrs.as_ref());
+    let node = attrs.and_then(|attrs| attrs.node_id);
+    let by = match (attrs.map(|attrs| attrs.public_ip), node) {
+        (None, _) => "a key that cannot be read".to_owned(),
+        (Some(ip), None) => format!("the node with public IP {ip}"),
+        (Some(ip), Some(id)) => format!("node {id} with public IP {ip}"),
+    };
+    let why = if node.is_some() && node == claimant.node_id {
+        "That is this machine's own NodeID: a cloned disk (give each machine its own /etc/machine-id), or the lease it had \
+         under a former address"
+    } else {
+        "A cloned disk, or our lease ran out meanwhile"
+    };
+    Some(format!("subnet.env names {former}, but {by} holds {subnet}; another subnet is taken. {why}"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -207,6 +228,35 @@ mod tests {
         assert_eq!(decide_for(None, mac, vec![former]), elsewhere, "no file");
         let theirs = lease("10.200.2.0/24", OTHER, Some("them"));
         assert_eq!(decide_for(previous, mac, vec![theirs]), elsewhere, "another machine");
+    }
+
+    #[test]
+    fn whoever_has_the_former_subnet_is_named() {
+        let config = config();
+        let former = "10.200.2.0/24".parse().unwrap();
+        let claimant = Claimant {
+            config: &config,
+            public_ip: US,
+            node_id: Some(node("us")),
+            previous: Some(former),
+            mac: None,
+        };
+        let said = |leases: &[Listed]| who_has_the_former_subnet(&claimant, leases);
+        let elsewhere = lease("10.200.3.0/24", OTHER, None);
+        assert_eq!(said(std::slice::from_ref(&elsewhere)), None);
+        let theirs = lease("10.200.2.0/24", OTHER, Some("them"));
+        let expected = "subnet.env names 10.200.2.0/24, but node 8728a67b0d293ecb with public IP 10.8.0.2 holds 10.200.2.0/24; \
+            another subnet is taken. A cloned disk, or our lease ran out meanwhile";
+        assert_eq!(said(&[elsewhere, theirs]).as_deref(), Some(expected));
+        let clones = lease("10.200.2.0/24", OTHER, Some("us"));
+        let expected = "subnet.env names 10.200.2.0/24, but node 9502d4f947df09ad with public IP 10.8.0.2 holds 10.200.2.0/24; \
+            another subnet is taken. That is this machine's own NodeID: a cloned disk (give each machine its own \
+            /etc/machine-id), or the lease it had under a former address";
+        assert_eq!(said(&[clones]).as_deref(), Some(expected));
+        let gos = said(&[lease("10.200.2.0/24", OTHER, None)]).unwrap();
+        assert!(gos.contains("but the node with public IP 10.8.0.2 holds"), "{gos}");
+        let unreadable = said(&[Listed { index: 0, subnet: former, attrs: None }]).unwrap();
+        assert!(unreadable.contains("but a key that cannot be read holds"), "{unreadable}");
     }
 
     #[test]

@@ -35,6 +35,8 @@ pub struct LeaseAttrs {
     pub vxlan: Option<VxlanData>,
     /// Which machine wrote the value; the Go daemon writes none.
     pub node_id: Option<NodeId>,
+    /// In which run of that machine's kernel; the Go daemon writes none.
+    pub boot_id: Option<BootId>,
 }
 
 /// `BackendData` of a VXLAN lease.
@@ -54,13 +56,42 @@ impl NodeId {
     /// FNV-1a of the machine id, so that the id itself (which `machine-id(5)` calls confidential) is not published.
     #[must_use]
     pub fn from_machine_id(machine_id: &str) -> Self {
-        let text = machine_id.trim().bytes().chain(*b"flanneld");
-        Self(
-            text.fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
-                (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3)
-            }),
-        )
+        Self(fingerprint(machine_id))
     }
+}
+
+/// A hash of the kernel's boot id. A restarted daemon has the same one, and no daemon outlives its kernel: who writes with our
+/// [`NodeId`] and another `BootId` while we run is a clone of our machine.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct BootId(u64);
+
+impl BootId {
+    /// From the content of `/proc/sys/kernel/random/boot_id`; `None` when it is empty.
+    #[must_use]
+    pub fn from_kernel(text: &str) -> Option<Self> {
+        (!text.trim().is_empty()).then(|| Self(fingerprint(text)))
+    }
+
+    fn parse(text: &str) -> Option<Self> {
+        text.parse().ok().map(|NodeId(digits)| Self(digits))
+    }
+}
+
+impl fmt::Display for BootId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}", self.0)
+    }
+}
+
+impl fmt::Debug for BootId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+fn fingerprint(id: &str) -> u64 {
+    let text = id.trim().bytes().chain(*b"flanneld");
+    text.fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3))
 }
 
 impl fmt::Display for NodeId {
@@ -125,7 +156,13 @@ impl LeaseAttrs {
     /// The value this node writes for itself.
     #[must_use]
     pub fn vxlan(public_ip: Ipv4Addr, data: VxlanData, node_id: Option<NodeId>) -> Self {
-        Self { public_ip, backend_type: BACKEND_VXLAN.to_owned(), vxlan: Some(data), node_id }
+        Self { public_ip, backend_type: BACKEND_VXLAN.to_owned(), vxlan: Some(data), node_id, boot_id: None }
+    }
+
+    /// The same, written in this run of the kernel.
+    #[must_use]
+    pub fn since_boot(self, boot_id: Option<BootId>) -> Self {
+        Self { boot_id, ..self }
     }
 
     /// Reads the value of a lease key. `BackendData` of another backend is not an error.
@@ -142,15 +179,17 @@ impl LeaseAttrs {
         let backend_type: String = object.take("BackendType").map_err(LeaseError::Value)?.unwrap_or_default();
         let data: Option<serde_json::Value> = object.take("BackendData").map_err(LeaseError::Value)?;
         let node_id: Option<String> = object.take("NodeID").unwrap_or(None);
+        let boot_id: Option<String> = object.take("BootID").unwrap_or(None);
         Ok(Self {
             public_ip,
             vxlan: data.filter(|_| backend_type == BACKEND_VXLAN).and_then(vxlan_data),
             backend_type,
             node_id: node_id.and_then(|text| text.parse().ok()),
+            boot_id: boot_id.and_then(|text| BootId::parse(&text)),
         })
     }
 
-    /// The compact JSON, keys in the Go daemon's order, `NodeID` last.
+    /// The compact JSON, keys in the Go daemon's order, then `NodeID` and `BootID`.
     #[must_use]
     pub fn to_json(&self) -> String {
         let data = self.vxlan.map(|data| WrittenData { vni: data.vni, mac: data.mac.to_string() });
@@ -160,6 +199,7 @@ impl LeaseAttrs {
             backend_type: &self.backend_type,
             backend_data: data,
             node_id: self.node_id.map(|id| id.to_string()),
+            boot_id: self.boot_id.map(|id| id.to_string()),
         };
         serde_json::to_string(&written).unwrap_or_default()
     }
@@ -184,6 +224,8 @@ struct Written<'a> {
     backend_data: Option<WrittenData>,
     #[serde(rename = "NodeID", skip_serializing_if = "Option::is_none")]
     node_id: Option<String>,
+    #[serde(rename = "BootID", skip_serializing_if = "Option::is_none")]
+    boot_id: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -266,9 +308,9 @@ mod tests {
         }
 
         #[test]
-        fn values_round_trip(ip: u32, vni: u32, mac: [u8; 6], id: Option<u64>) {
+        fn values_round_trip(ip: u32, vni: u32, mac: [u8; 6], id: Option<u64>, boot: Option<u64>) {
             let data = VxlanData { vni, mac: MacAddr::new(mac) };
-            let attrs = LeaseAttrs::vxlan(ip.into(), data, id.map(NodeId));
+            let attrs = LeaseAttrs::vxlan(ip.into(), data, id.map(NodeId)).since_boot(boot.map(BootId));
             prop_assert_eq!(LeaseAttrs::from_json(attrs.to_json().as_bytes()).unwrap(), attrs);
         }
 

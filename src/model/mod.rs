@@ -23,6 +23,6 @@ pub mod tx_checksum;
 pub mod underlay;
 
 pub use addr::{IfName, MacAddr, Mtu, Vni};
-pub use lease::{Lease, LeaseAttrs, NodeId, VxlanData};
+pub use lease::{BootId, Lease, LeaseAttrs, NodeId, VxlanData};
 pub use network_config::{NetworkConfig, VxlanConfig};
 pub use tx_checksum::{KernelVersion, TxChecksum};

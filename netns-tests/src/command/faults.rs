@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 
-use crate::command::{packages, suite, table::table};
+use crate::command::{packages, suite, table::markdown};
 use crate::fault;
 
 /// Builds the release binaries, runs `tests/faults_*.rs` and prints the table.
@@ -18,11 +18,11 @@ pub fn run() -> Result<()> {
     tested
 }
 
-/// Prints what the tests have measured.
+/// Prints what the tests have measured, as README.md of this crate shows it.
 ///
 /// # Errors
 /// When nothing was measured.
 pub fn print() -> Result<()> {
-    println!("\n{}", table(&["fault", "whole after ms", "ms without traffic"], &fault::rows()?));
+    println!("\n{}", markdown(&["fault", "whole after ms", "ms without traffic"], &fault::rows()?));
     Ok(())
 }

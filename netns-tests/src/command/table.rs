@@ -19,9 +19,25 @@ pub fn table(headings: &[&str], rows: &[Vec<String>]) -> String {
     text
 }
 
+/// The same as a table in Markdown, to be pasted into a document.
+#[must_use]
+pub fn markdown(headings: &[&str], rows: &[Vec<String>]) -> String {
+    let line = |cells: &[&str]| format!("| {} |\n", cells.join(" | "));
+    let rule = vec!["---"; headings.len()];
+    let rows = rows.iter().map(|row| line(&row.iter().map(String::as_str).collect::<Vec<_>>()));
+    line(headings) + &line(&rule) + &rows.collect::<String>()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn markdown_can_be_pasted() {
+        let rows = [vec!["wg0 down and up".to_owned(), "7.0".to_owned()]];
+        let expected = "| fault | ms |\n| --- | --- |\n| wg0 down and up | 7.0 |\n";
+        assert_eq!(markdown(&["fault", "ms"], &rows), expected);
+    }
 
     #[test]
     fn columns_line_up() {

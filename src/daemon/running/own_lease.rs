@@ -5,6 +5,7 @@ use std::time::Duration;
 use tokio::task::JoinHandle;
 use tracing::{error, info};
 
+use super::clones::clone_of;
 use super::{RETRY, Running, Watch};
 use crate::clock::BootTime;
 use crate::daemon::acquire::{AcquireError, Acquired, Claim, OwnLease, acquire};
@@ -104,9 +105,9 @@ impl<S: LeaseStore, K: Kernel> Running<S, K> {
         }
     }
 
-    /// Asks the store about our key now, or a second after the last time.
+    /// Asks the store about our key now, or a second after the last time (longer while a clone does the same).
     pub(super) fn check_soon(&mut self) {
-        let earliest = self.timers.checked.after(CHECK);
+        let earliest = self.timers.checked.after(self.clones.pause(self.clock.now()).unwrap_or(CHECK));
         self.timers.renew = Some(earliest.max(self.clock.now()));
     }
 
@@ -119,6 +120,11 @@ impl<S: LeaseStore, K: Kernel> Running<S, K> {
                 self.plan_renewal();
             }
             Outcome::Renewed(Ok(Renewal::Lost(standing)), _) => {
+                let standing_attrs = standing.as_ref().and_then(|it| LeaseAttrs::from_json(&it.value).ok());
+                if let Some(clone) = standing_attrs.and_then(|attrs| clone_of(&self.claim, &attrs)) {
+                    self.clones.seen(self.clock.now());
+                    error!("{}", clone.in_words(self.lease.held.subnet));
+                }
                 let now = standing.map_or_else(|| "deleted or expired".to_owned(), |record| holder(&record));
                 error!(subnet = %self.lease.held.subnet, key = now, "our lease is not ours any more; claiming again");
                 self.lost = true;
