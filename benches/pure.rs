@@ -63,7 +63,7 @@ fn filled(peers: u32) -> LeaseSet {
 }
 
 fn entries(leases: &LeaseSet) -> Entries {
-    Overlay { leases, direct: &BTreeSet::new() }.entries()
+    Overlay { leases, direct: &BTreeSet::new(), blackhole: false }.entries()
 }
 
 /// A listing is read and judged.
@@ -98,7 +98,8 @@ fn follow_one_change(bencher: Bencher, peers: u32) {
         let value = values[turn % 2].as_bytes();
         let lease = RawLease { name: &listing[0].0, value, created: 1, modified: 2 };
         let keys = keys_of(&leases.put(&lease));
-        let desired = Overlay { leases: &leases, direct: &BTreeSet::new() }.entries_of(&keys);
+        let desired =
+            Overlay { leases: &leases, direct: &BTreeSet::new(), blackhole: false }.entries_of(&keys);
         diff(&desired, &present.restricted_to(&keys))
     });
 }
