@@ -428,6 +428,21 @@ async fn an_outage_of_v3_does_not_stop_v2_and_is_made_up_for() {
     watching.close().await;
 }
 
+/// The watch of v3 is up all the time, so that nothing but the next try finds out that it works again.
+#[tokio::test(start_paused = true)]
+async fn a_copy_that_failed_is_tried_again_although_nothing_happens_in_v3() {
+    let pair = InMemory::default();
+    let store = pair.store();
+    let mut watching = Watching::from(&store, store.list().await.unwrap().next);
+    pair.v3.set(&key(5), &json(5), None);
+    assert_eq!(put_value(next_event(&mut watching).await), json(5));
+    pair.v3.fail(4);
+    held(store.create(subnet(1), &attrs(1), DAY).await.unwrap());
+    assert!(pair.v3.read(&key(1)).is_none());
+    eventually("the copy in v3", async || pair.v3.read(&key(1))).await;
+    watching.close().await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn what_one_watch_could_not_copy_the_next_one_does() {
     let pair = InMemory::default();

@@ -409,6 +409,25 @@ async fn a_full_store_still_renews() {
     assert_eq!(renewed(store.renew(&mine, DAY).await.unwrap()), mine);
 }
 
+/// What stays behind in etcd if nobody gives it up: a lease for each renewal by rewriting, and one for each lost race.
+#[tokio::test]
+async fn no_lease_is_left_behind_in_etcd() {
+    let server = etcd(&[]).await;
+    let store = v3(&server.config());
+    let leases = async || {
+        let leases = server.client().await.leases().await.unwrap();
+        leases.leases().iter().map(etcd_client::LeaseStatus::id).collect::<Vec<_>>()
+    };
+    let first = held(store.create(subnet(1), &attrs(1), DAY).await.unwrap());
+    assert_eq!(leases().await, [first.lease.unwrap()]);
+    let second = held(store.update(subnet(1), &only_record(&store).await, &attrs(2), DAY).await.unwrap());
+    assert_ne!(second.lease, first.lease);
+    assert_eq!(leases().await, [second.lease.unwrap()], "the former one is revoked");
+    assert_eq!(store.create(subnet(1), &attrs(3), DAY).await.unwrap(), Written::Conflict);
+    assert_eq!(leases().await, [second.lease.unwrap()], "nothing of the lost race");
+    assert_eq!(only_record(&store).await.modified, second.modified, "and the key stands");
+}
+
 #[tokio::test]
 async fn a_login_survives_the_loss_of_its_token_also_under_a_watch() {
     let mut server = etcd(&[]).await;

@@ -9,6 +9,7 @@
 
 mod store_support;
 
+use flanneld::model::two_stores::Origin;
 use flanneld::model::{LeaseAttrs, NodeId};
 use flanneld::store::{Api, Candidates, Choice, LeaseStore, Ourselves, Store, StoreError};
 use store_support::{PREFIX, Server, attrs, etcd, key, with_login};
@@ -116,6 +117,9 @@ async fn an_api_that_was_told_is_not_questioned() {
     for api in ["v2", "v3", "both"] {
         let told = chosen(&server, api.parse().unwrap()).await.unwrap();
         assert_eq!(told, format!("{api}: etcd-api={api}"));
+        // Where a missing network config has to be written.
+        let expected = if api == "v3" { Origin::V3 } else { Origin::V2 };
+        assert_eq!(told_store(&server, api.parse().unwrap()).await.decides(), expected);
     }
 }
 
@@ -132,12 +136,16 @@ async fn seed(server: &Server, api: Api, config: &str) -> Option<&'static str> {
     Candidates::new(&server.config(), api).unwrap().seed(config).await.unwrap()
 }
 
+async fn told_store(server: &Server, api: Api) -> Store {
+    let candidates = Candidates::new(&server.config(), api).unwrap();
+    match candidates.choose(Ourselves::default()).await.unwrap() {
+        Choice::Chosen(store, _) => store,
+        Choice::Missing(_) => panic!("{api} was told"),
+    }
+}
+
 async fn config_in(server: &Server, api: Api) -> Option<String> {
-    let Choice::Chosen(store, _) =
-        Candidates::new(&server.config(), api).unwrap().choose(Ourselves::default()).await.unwrap()
-    else {
-        panic!("{api} was told")
-    };
+    let store = told_store(server, api).await;
     store.network_config().await.unwrap().map(|value| String::from_utf8(value).unwrap())
 }
 

@@ -116,3 +116,19 @@ fn a_subnet_that_no_longer_fits_is_given_back_so_that_go_sees_it() -> Result<()>
     assert_eq!((&event["action"], &event["node"]["key"]), (&"expire".into(), &before.stored.key.into()));
     Ok(())
 }
+
+/// Go's v2 client asks it. A proxy between a node and its etcd is never wanted: nothing answers at this one.
+#[test]
+fn the_proxy_of_the_environment_is_not_asked() -> Result<()> {
+    const VARIABLES: [&str; 6] =
+        ["http_proxy", "HTTP_PROXY", "https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"];
+    for etcd_api in [Api::V2, Api::V3] {
+        let lab = Lab::start(&Spec { nodes: 1, etcd_api, ..Spec::default() })?;
+        let options = VARIABLES
+            .iter()
+            .fold(lab.options(1), |options, variable| options.env(variable, "http://127.0.0.1:9"));
+        Flanneld::start(lab.node(1)?, &options)?.wait_ready()?;
+        lab.lease(1)?;
+    }
+    Ok(())
+}

@@ -6,7 +6,7 @@ use tracing::info;
 
 use super::acquire::{AcquireError, Acquired, Claim, acquire, random_bytes};
 use super::underlay::Look;
-use super::waiting::Waiting;
+use super::waiting::{Waiting, no_config};
 use super::{Fatal, Reporter, Settings, underlay};
 use crate::clock::Now;
 use crate::kernel::{Kernel, Scope};
@@ -97,12 +97,7 @@ async fn wait_for_config<S: LeaseStore>(
                 Err(error) if error.is_fatal() => return Err(Fatal::Config(error.to_string())),
                 Err(error) => error.to_string(),
             },
-            Ok(None) => format!(
-                "there is no network config yet: write one to {}, e.g. \
-                 etcdctl put {} '{{\"Network\":\"10.200.0.0/16\",\"Backend\":{{\"Type\":\"vxlan\"}}}}'",
-                store.describe(),
-                store.config_key()
-            ),
+            Ok(None) => no_config(&store.describe(), store.decides(), &store.config_key()),
             Err(StoreError::Config(text)) => return Err(Fatal::Config(text)),
             Err(error) => error.to_string(),
         };

@@ -2,8 +2,9 @@
 
 use tracing::info;
 
-use super::waiting::Waiting;
+use super::waiting::{Waiting, config_example};
 use super::{Fatal, Reporter};
+use crate::model::two_stores::Origin;
 use crate::status::Phase;
 use crate::store::{Candidates, Choice, Ourselves, Store, StoreError};
 
@@ -24,7 +25,10 @@ pub async fn choose_store(
                 info!(%reason, "store chosen");
                 return Ok(store);
             }
-            Ok(Choice::Missing(text)) => text,
+            // A new network belongs into v3, which every etcd 3 serves.
+            Ok(Choice::Missing(text)) => {
+                format!("{text}: write it, e.g. {}", config_example(Origin::V3, &candidates.config_key()))
+            }
             Err(StoreError::Config(text)) => return Err(Fatal::Config(text)),
             Err(error) => error.to_string(),
         };

@@ -221,6 +221,10 @@ impl<P: KeyValue, S: KeyValue> LeaseStore for Both<P, S> {
         self.v2.config_key()
     }
 
+    fn decides(&self) -> Origin {
+        Origin::V2
+    }
+
     fn describe(&self) -> String {
         let (v2, v3) = (self.v2.describe(), self.v3.describe());
         match v3.strip_prefix("etcd v3 at ") {

@@ -233,3 +233,61 @@ async fn in_time<T>(limit: Duration, work: impl Future<Output = Result<T, Failur
 fn is_cut(reason: &str) -> bool {
     reason.starts_with("connection closed") || reason.contains("broken pipe")
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    /// Members that say their name; all but the `alive` ones are dead.
+    struct Named {
+        alive: &'static [&'static str],
+    }
+
+    impl Connect for Named {
+        type Connection = String;
+
+        async fn connect(&self, url: &Uri) -> Result<String, Failure> {
+            let name = url.host().unwrap().to_owned();
+            if self.alive.contains(&name.as_str()) { Ok(name) } else { Err(Failure::Dead("down".to_owned())) }
+        }
+
+        fn last_words(&self, _: &Uri) -> Option<String> {
+            None
+        }
+    }
+
+    fn members(alive: &'static [&'static str]) -> Endpoints<Named> {
+        let urls = ["a", "b", "c", "d"].map(|name| format!("http://{name}:1/").parse().unwrap());
+        Endpoints::new(Named { alive }, urls.to_vec())
+    }
+
+    async fn who_answers(members: &Endpoints<Named>) -> Result<String, StoreError> {
+        members.call("ask", Instant::now() + Duration::from_secs(10), async |name| Ok(name)).await
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nodes_do_not_all_ask_the_same_member() {
+        let mut asked = BTreeSet::new();
+        for _ in 0..200 {
+            asked.insert(who_answers(&members(&["a", "b", "c", "d"])).await.unwrap());
+        }
+        assert_eq!(asked.len(), 4, "{asked:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_member_that_answered_is_asked_again_and_a_dead_one_costs_nothing() {
+        for _ in 0..20 {
+            let all = members(&["a", "b", "c", "d"]);
+            let first = who_answers(&all).await.unwrap();
+            for _ in 0..5 {
+                assert_eq!(who_answers(&all).await.unwrap(), first);
+            }
+            assert_eq!(who_answers(&members(&["c"])).await.unwrap(), "c");
+        }
+        let error = who_answers(&members(&[])).await.unwrap_err().to_string();
+        let each = ["a", "b", "c", "d"].map(|name| format!("http://{name}:1: down")).join("; ");
+        assert_eq!(error, format!("no etcd endpoint answers: {each}"));
+    }
+}

@@ -16,6 +16,7 @@ use super::watch::Watch;
 use super::{Held, LeaseStore, Record, Renewal, Revision, Snapshot, StoreError, Update, Written};
 use crate::model::LeaseAttrs;
 use crate::model::lease::key_of;
+use crate::model::two_stores::Origin;
 
 /// How long a call may take over all endpoints and retries.
 pub(super) const CALL: Duration = Duration::from_secs(10);
@@ -33,17 +34,6 @@ impl<K: KeyValue> Etcd<K> {
     /// The leases below `prefix` in `kv`.
     pub fn new(kv: K, prefix: &str) -> Self {
         Self { kv, keys: Arc::new(Keys::below(prefix)), cluster: Arc::default() }
-    }
-
-    /// Writes the network config if there is none; `Ok(false)`: there is one, by whomever.
-    pub(super) async fn seed(&self, config: &str) -> Result<bool, StoreError> {
-        let by = Instant::now() + CALL;
-        let key = &self.keys.config;
-        if self.kv.get(key, by).await?.is_some() {
-            return Ok(false);
-        }
-        let write = Write { key, value: config, condition: Condition::Absent, grant: None };
-        Ok(self.kv.put(&write, by).await?.is_some())
     }
 
     fn key(&self, subnet: Ipv4Network) -> String {
@@ -94,12 +84,17 @@ impl<K: KeyValue> Etcd<K> {
         self.kv.get(&self.key(subnet), Instant::now() + CALL).await
     }
 
-    /// Writes the network config if there is none; `Ok(false)`: there is one.
+    /// Writes the network config if there is none; `Ok(false)`: there is one, by whomever. Looks first: who may only read it, or finds
+    /// the store full, shall not fail where there is nothing to write.
     pub(super) async fn create_config(&self, config: &[u8]) -> Result<bool, StoreError> {
+        let by = Instant::now() + CALL;
+        let key = &self.keys.config;
+        if self.kv.get(key, by).await?.is_some() {
+            return Ok(false);
+        }
         let value = String::from_utf8_lossy(config);
-        let (key, condition) = (&self.keys.config, Condition::Absent);
-        let write = Write { key, value: &value, condition, grant: None };
-        Ok(self.kv.put(&write, Instant::now() + CALL).await?.is_some())
+        let write = Write { key, value: &value, condition: Condition::Absent, grant: None };
+        Ok(self.kv.put(&write, by).await?.is_some())
     }
 
     /// Revokes a lease that is not needed any more. If that fails it runs out by itself.
@@ -218,6 +213,10 @@ impl<K: KeyValue> LeaseStore for Etcd<K> {
 
     fn config_key(&self) -> String {
         self.keys.config.clone()
+    }
+
+    fn decides(&self) -> Origin {
+        K::ORIGIN
     }
 
     fn describe(&self) -> String {

@@ -15,6 +15,7 @@ use super::key_value::{
     Batch, Broken, Changes, Condition, Grant, KeyValue, Listing, Opened, Refreshed, Write,
 };
 use super::{Record, Revision, StoreError};
+use crate::model::two_stores::Origin;
 
 /// A long poll is asked anew after this time: a member that lost its quorum, is paused, or is behind a connection that only
 /// we believe in would let it wait for ever.
@@ -100,6 +101,8 @@ fn condition(condition: Condition) -> String {
 
 impl KeyValue for EtcdV2 {
     type Changes = ChangesV2;
+
+    const ORIGIN: Origin = Origin::V2;
 
     async fn get(&self, key: &str, by: Instant) -> Result<Option<Record>, StoreError> {
         let request = Request::get(format!("read {key}"), key, "quorum=true&recursive=false&sorted=false");

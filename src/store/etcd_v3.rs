@@ -21,6 +21,7 @@ use super::etcd_v3_error::{self as v3_error, failure};
 use super::etcd_v3_watch::{ChangesV3, Opening, open};
 use super::key_value::{Broken, Condition, Grant, KeyValue, Listing, Opened, Refreshed, Write};
 use super::{Record, Revision, StoreError, random};
+use crate::model::two_stores::Origin;
 
 /// Pings while a request or watch is open. etcd cuts connections that ping more often than each 5 s.
 const PING: Duration = Duration::from_secs(30);
@@ -209,6 +210,8 @@ fn lifetime(seconds: i64) -> Duration {
 
 impl KeyValue for EtcdV3 {
     type Changes = ChangesV3;
+
+    const ORIGIN: Origin = Origin::V3;
 
     async fn get(&self, key: &str, by: Instant) -> Result<Option<Record>, StoreError> {
         self.members

@@ -8,6 +8,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::{Event, Record, Revision, StoreError};
+use crate::model::two_stores::Origin;
 
 /// What a key must be for a write to happen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -103,6 +104,9 @@ pub enum Broken {
 pub trait KeyValue: Clone + Send + Sync + 'static {
     /// A running watch.
     type Changes: Changes;
+
+    /// Which of etcd's two APIs this is.
+    const ORIGIN: Origin;
 
     /// The key, named by its last part.
     fn get(&self, key: &str, by: Instant) -> impl Future<Output = Result<Option<Record>, StoreError>> + Send;

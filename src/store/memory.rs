@@ -14,6 +14,7 @@ use super::key_value::{
     Batch, Broken, Changes, Condition, Grant, KeyValue, Listing, Opened, Refreshed, Write,
 };
 use super::{Event, Record, Revision, StoreError};
+use crate::model::two_stores::Origin;
 
 /// A [`super::LeaseStore`] without a server.
 pub type MemoryStore = Etcd<Memory>;
@@ -252,6 +253,8 @@ fn renamed(event: &Event, folder: &str, key: &str) -> Event {
 
 impl KeyValue for Memory {
     type Changes = MemoryChanges;
+
+    const ORIGIN: Origin = Origin::V3;
 
     async fn get(&self, key: &str, _: Instant) -> Result<Option<Record>, StoreError> {
         Ok(self.call()?.keys.get(key).cloned())

@@ -231,6 +231,9 @@ pub trait LeaseStore: Clone + Send + Sync + 'static {
     /// The key of the network config, for messages.
     fn config_key(&self) -> String;
 
+    /// Which of etcd's stores decides here, and so where the network config belongs.
+    fn decides(&self) -> Origin;
+
     /// Words for logs: which API and endpoints, without secrets.
     fn describe(&self) -> String;
 }

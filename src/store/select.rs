@@ -17,7 +17,7 @@ use super::{
     Both, Config, Etcd, EtcdV2, EtcdV3, Held, LeaseStore, Record, Renewal, Revision, Snapshot, StoreError,
     Update, Written,
 };
-use crate::model::two_stores::needs_v2;
+use crate::model::two_stores::{Origin, needs_v2};
 use crate::model::{LeaseAttrs, NodeId};
 
 /// The option `etcd-api`.
@@ -165,12 +165,15 @@ impl Candidates {
             Api::V2 | Api::V3 => true,
             Api::Auto | Api::Both => matches!(self.look(Ourselves::default()).await?, Choice::Missing(_)),
         };
+        let config = config.as_bytes();
         let (written, store) = match self.api {
             _ if !missing => return Ok(None),
-            Api::V2 => (self.v2.seed(config).await?, "v2"),
-            Api::V3 | Api::Auto => (self.v3.seed(config).await?, "v3"),
+            Api::V2 => (self.v2.create_config(config).await?, "v2"),
+            Api::V3 | Api::Auto => (self.v3.create_config(config).await?, "v3"),
             // v2 decides, so it comes first.
-            Api::Both => (self.v2.seed(config).await? | self.v3.seed(config).await?, "both"),
+            Api::Both => {
+                (self.v2.create_config(config).await? | self.v3.create_config(config).await?, "both")
+            }
         };
         Ok(written.then_some(store))
     }
@@ -226,6 +229,12 @@ impl Candidates {
 
     fn chosen_both(&self, reason: String) -> Choice {
         Choice::Chosen(Store::Both(Both::new(self.v2.clone(), self.v3.clone())), reason)
+    }
+
+    /// The key of the network config, for messages. It is the same in both.
+    #[must_use]
+    pub fn config_key(&self) -> String {
+        self.v3.config_key()
     }
 
     /// Words for logs: the endpoints, without secrets.
@@ -294,6 +303,14 @@ impl LeaseStore for Store {
             Self::V2(store) => store.config_key(),
             Self::V3(store) => store.config_key(),
             Self::Both(store) => store.config_key(),
+        }
+    }
+
+    fn decides(&self) -> Origin {
+        match self {
+            Self::V2(store) => store.decides(),
+            Self::V3(store) => store.decides(),
+            Self::Both(store) => store.decides(),
         }
     }
 
