@@ -206,7 +206,7 @@ fn facts_are_gathered_once_and_only_for_a_template_that_asks() {
 // --- variables of the role ---
 
 #[test]
-fn the_block_in_the_role_s_readme_is_a_configuration_as_printed() {
+fn the_variables_printed_in_the_role_s_readme_are_a_configuration() {
     let expected = listed(&[
         ("etcd-cafile", "/var/lib/kubernetes/ca-etcd.pem"),
         ("etcd-certfile", "/var/lib/kubernetes/cert-etcd.pem"),
@@ -230,7 +230,7 @@ fn the_block_in_the_role_s_readme_is_a_configuration_as_printed() {
 fn the_readme_s_example_of_user_settings_is_laid_over_and_refused_by_name() {
     assert_eq!(
         message(&format!("{README}{README_USER}")),
-        "kubeconfig-file: /etc/k8s/k8s.cfg (configuration file, line 84) asks for something this version cannot do; \
+        "kubeconfig-file: /etc/k8s/k8s.cfg (configuration file, line 65) asks for something this version cannot do; \
          supported is leases in etcd (kube-subnet-mgr=false, see etcd-endpoints and etcd-prefix)"
     );
     let without = README_USER.replace("\"kubeconfig-file\": \"/etc/k8s/k8s.cfg\"", "v: 2");
