@@ -3,7 +3,7 @@
 //! Called only when a file is given; decides nothing.
 
 use std::fs::File;
-use std::io::Read;
+use std::io::{ErrorKind, Read};
 use std::net::Ipv4Addr;
 use std::path::Path;
 use std::sync::Arc;
@@ -28,7 +28,10 @@ fn read(path: &Path) -> Result<String, String> {
     let limit = u64::try_from(MAX_SIZE).unwrap_or(u64::MAX).saturating_add(1);
     let mut text = String::new();
     let file = File::open(path).map_err(|error| error.to_string())?;
-    file.take(limit).read_to_string(&mut text).map_err(|error| error.to_string())?;
+    file.take(limit).read_to_string(&mut text).map_err(|error| match error.kind() {
+        ErrorKind::InvalidData => "it is not text in UTF-8".to_owned(),
+        _ => error.to_string(),
+    })?;
     Ok(text)
 }
 
@@ -99,7 +102,7 @@ mod tests {
         std::fs::write(&path, " ".repeat(MAX_SIZE * 2)).unwrap();
         assert_eq!(read(&path).unwrap().len(), MAX_SIZE + 1);
         std::fs::write(&path, [b'a', 0xff]).unwrap();
-        assert!(read(&path).is_err());
+        assert_eq!(read(&path).unwrap_err(), "it is not text in UTF-8");
         assert!(read(folder.path()).is_err());
     }
 }

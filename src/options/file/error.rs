@@ -10,15 +10,17 @@ pub enum FileError {
     #[error("cannot be read: {0}")]
     Unreadable(String),
     /// It is not YAML.
-    #[error("line {line}: {problem}")]
+    #[error("line {line}: not valid YAML: {problem}; {hint}")]
     Yaml {
         /// Where.
         line: usize,
         /// What the parser says.
         problem: String,
+        /// What is probably the matter, and the cure.
+        hint: &'static str,
     },
     /// It says nothing.
-    #[error("is empty")]
+    #[error("is empty: expected options or variables of the role (KEY: VALUE)")]
     Empty,
     /// It is longer than any configuration.
     #[error("is larger than {} KiB", MAX_SIZE / 1024)]
@@ -32,12 +34,14 @@ pub enum FileError {
         got: &'static str,
     },
     /// A key is no text.
-    #[error("line {line}: expected a text as key, got {got}")]
+    #[error("line {line}: expected a text as key, got {got}; {hint}")]
     Key {
         /// Where.
         line: usize,
         /// What stands there.
         got: &'static str,
+        /// What is probably the matter, and the cure.
+        hint: &'static str,
     },
     /// Two values for one key.
     #[error("line {line}: {key} stands here a second time, after line {first}")]
@@ -67,8 +71,20 @@ pub enum FileError {
         /// What was probably meant.
         suggestion: Option<String>,
     },
+    /// A variable of the role where only options can stand.
+    #[error(
+        "line {line}: {key} is a variable of the role, not an option: give it beside {within}, not within it"
+    )]
+    Misplaced {
+        /// The variable.
+        key: String,
+        /// Where.
+        line: usize,
+        /// The mapping of options it stands in.
+        within: String,
+    },
     /// An option that a file cannot give.
-    #[error("line {line}: {key} cannot be given in a configuration file")]
+    #[error("line {line}: {key} cannot be given in a configuration file: give it on the command line")]
     NotHere {
         /// The option.
         key: String,
@@ -137,5 +153,8 @@ fn place(line: usize) -> String {
 }
 
 fn suggested(name: Option<&str>) -> String {
-    name.map_or_else(String::new, |name| format!(": did you mean {name}?"))
+    name.map_or_else(
+        || ": flanneld -help lists all options".to_owned(),
+        |name| format!(": did you mean {name}?"),
+    )
 }

@@ -186,7 +186,7 @@ fn check_variable(shape: Shape, entry: &Entry) -> Result<(), FileError> {
         for setting in settings {
             match flags::find(&setting.key) {
                 Some(flag) => check_option(flag, setting)?,
-                None => return Err(unknown(setting.key.clone(), setting.line)),
+                None => return Err(no_setting(setting, &entry.key)),
             }
         }
     }
@@ -202,6 +202,15 @@ fn unknown(key: String, line: usize) -> FileError {
     let variables = role::VARIABLES.iter().map(|variable| variable.name);
     let suggestion = flags::closest_of(&key, variables.chain(flags::ALL.iter().map(|flag| flag.name)));
     FileError::Unknown { suggestion: suggestion.map(str::to_owned), key, line }
+}
+
+/// Within a mapping of options there can only be options.
+fn no_setting(setting: &Entry, within: &str) -> FileError {
+    let (key, line) = (setting.key.clone(), setting.line);
+    if role::find(&key).is_some() {
+        return FileError::Misplaced { key, line, within: within.to_owned() };
+    }
+    FileError::Unknown { suggestion: flags::closest(&key).map(|flag| flag.name.to_owned()), key, line }
 }
 
 /// `flannel_settings` of the file or of the role, with `flannel_settings_user` laid over it.

@@ -13,13 +13,17 @@ use minijinja::{Environment, ErrorKind, Output, State, UndefinedBehavior};
 
 use super::error::FileError;
 use super::facts::{Facts, Interface};
+use super::role;
 use super::yaml::{Content, Node};
+use crate::options::flags;
 
 /// Looks at the host.
 pub type Gather = Arc<dyn Fn() -> Facts + Send + Sync>;
 
 /// A template may take this many steps; any real one takes some dozens.
 const FUEL: u64 = 100_000;
+/// Names that every host has.
+const OF_HOST: [&str; 4] = ["hostvars", "inventory_hostname", "ansible_hostname", "ansible_nodename"];
 /// Longest chain of variables that refer to each other.
 const DEPTH: usize = 32;
 
@@ -184,7 +188,7 @@ impl Scope {
             }
             _ => match name.strip_prefix("ansible_") {
                 Some(interface) => self.interface(name, interface),
-                None => self.missing(name.to_owned(), String::new()),
+                None => self.missing(name.to_owned(), instead_of(name)),
             },
         }
     }
@@ -222,6 +226,20 @@ impl Scope {
                     format!(": the interfaces of this host are {}", names.join(", ")),
                 )
             }
+        }
+    }
+}
+
+/// What to do about a name that is neither in the file nor known otherwise.
+fn instead_of(name: &str) -> String {
+    if role::find(name).is_some() {
+        return ": give it in the file".to_owned();
+    }
+    let known = role::VARIABLES.iter().map(|variable| variable.name).chain(OF_HOST);
+    match flags::closest_of(name, known) {
+        Some(known) => format!(": did you mean {known}?"),
+        None => {
+            format!(": known are the variables of the role, {} and ansible_INTERFACE", OF_HOST.join(", "))
         }
     }
 }
@@ -279,6 +297,11 @@ impl Object for InterfaceFacts {
             }),
             _ => None,
         };
-        found.or_else(|| scope.missing(format!("ansible_{}.{name}", interface.variable()), String::new()))
+        let hint = match name {
+            "ipv4" => ": the interface has no IPv4 address",
+            "macaddress" => ": the interface has no MAC",
+            _ => ": known are active, device, ipv4 and macaddress",
+        };
+        found.or_else(|| scope.missing(format!("ansible_{}.{name}", interface.variable()), hint.to_owned()))
     }
 }

@@ -111,7 +111,10 @@ fn every_option_but_two_is_a_key() {
     for flag in flags::ALL {
         let (value, shown) = match flag.kind {
             _ if ["config-file", "version"].contains(&flag.name) => {
-                let expected = format!("line 1: {} cannot be given in a configuration file", flag.name);
+                let expected = format!(
+                    "line 1: {} cannot be given in a configuration file: give it on the command line",
+                    flag.name
+                );
                 assert_eq!(message(&format!("{}: 'true'\n", flag.name)), expected);
                 continue;
             }
@@ -401,15 +404,24 @@ fn what_is_not_defined_is_named_with_the_key_that_needs_it() {
     for (text, expected) in [
         (
             "v: 1\netcd-prefix: '/{{ nothing }}'",
-            "line 2: etcd-prefix refers to nothing, which is not defined",
+            "line 2: etcd-prefix refers to nothing, which is not defined: known are the variables of the role, \
+             hostvars, inventory_hostname, ansible_hostname, ansible_nodename and ansible_INTERFACE",
+        ),
+        (
+            "etcd-prefix: '/{{ flanel_bin_dir }}'",
+            "line 1: etcd-prefix refers to flanel_bin_dir, which is not defined: did you mean flannel_bin_dir?",
+        ),
+        (
+            "etcd-prefix: '/{{ ansible_wg0.ipv6 }}'",
+            "line 1: etcd-prefix refers to ansible_wg0.ipv6, which is not defined: known are active, device, ipv4 and macaddress",
         ),
         (
             "etcd-prefix: '/{{ flannel_cni_interface }}'\nflannel_cni_interface: '{{ k8s_interface }}'",
-            "line 2: flannel_cni_interface refers to k8s_interface, which is not defined",
+            "line 2: flannel_cni_interface refers to k8s_interface, which is not defined: give it in the file",
         ),
         (
             "public-ip: \"{{ hostvars[inventory_hostname]['ansible_' + k8s_interface].ipv4.address }}\"\nk8s_interface: dummy0",
-            "line 1: public-ip refers to ansible_dummy0.ipv4, which is not defined",
+            "line 1: public-ip refers to ansible_dummy0.ipv4, which is not defined: the interface has no IPv4 address",
         ),
         (
             "public-ip: \"{{ hostvars['etcd01'].x }}\"",
@@ -442,12 +454,26 @@ fn unknown_keys_are_errors_with_a_suggestion() {
             "flanel_ip_range: x",
             "line 1: flanel_ip_range is neither an option nor a variable of the role: did you mean flannel_ip_range?",
         ),
-        ("kubernetes: x", "line 1: kubernetes is neither an option nor a variable of the role"),
+        (
+            "kubernetes: x",
+            "line 1: kubernetes is neither an option nor a variable of the role: flanneld -help lists all options",
+        ),
         (
             "flannel_settings:\n  etcd-prefx: /x",
             "line 2: etcd-prefx is neither an option nor a variable of the role: did you mean etcd-prefix?",
         ),
-        ("<<: {v: 1}", "line 1: << is neither an option nor a variable of the role"),
+        (
+            "flannel_settings_user:\n  flannel_ip_range: 10.0.0.0/8",
+            "line 2: flannel_ip_range is a variable of the role, not an option: give it beside flannel_settings_user, not within it",
+        ),
+        (
+            "flannel_settings:\n  flanel_ip_range: 10.0.0.0/8",
+            "line 2: flanel_ip_range is neither an option nor a variable of the role: flanneld -help lists all options",
+        ),
+        (
+            "<<: {v: 1}",
+            "line 1: << is neither an option nor a variable of the role: flanneld -help lists all options",
+        ),
     ] {
         assert_eq!(message(text), expected);
     }
@@ -480,7 +506,10 @@ fn wrong_values_name_the_key_what_was_expected_and_the_line() {
     let error = read(["flanneld".into(), "-config-file=/x.yml".into()], [], &unreadable).unwrap_err();
     assert_eq!(error.to_string(), "configuration file /x.yml: cannot be read: No such file");
     assert_eq!(error.exit_code(), 1);
-    assert_eq!(case("").run().unwrap_err().to_string(), "configuration file F: is empty");
+    assert_eq!(
+        case("").run().unwrap_err().to_string(),
+        "configuration file F: is empty: expected options or variables of the role (KEY: VALUE)"
+    );
 }
 
 #[test]

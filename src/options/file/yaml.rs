@@ -72,7 +72,7 @@ pub(super) fn document(text: &str) -> Result<Node, FileError> {
     if text.len() > MAX_SIZE {
         return Err(FileError::TooLarge);
     }
-    let mut events = Events { parser: Parser::new_from_str(text) };
+    let mut events = Events { parser: Parser::new_from_str(text), text };
     let mut root = None;
     loop {
         let (event, line) = events.next()?;
@@ -88,18 +88,38 @@ pub(super) fn document(text: &str) -> Result<Node, FileError> {
 
 struct Events<'a> {
     parser: Parser<'a, StrInput<'a>>,
+    text: &'a str,
 }
 
 impl<'a> Events<'a> {
     fn next(&mut self) -> Result<(Event<'a>, usize), FileError> {
         match self.parser.next_event() {
             Some(Ok((event, span))) => Ok((event, line_of(span))),
-            Some(Err(error)) => {
-                Err(FileError::Yaml { line: error.marker().line(), problem: error.info().to_owned() })
-            }
+            Some(Err(error)) => Err(self.invalid(error.marker().line(), error.info())),
             None => Ok((Event::StreamEnd, 1)),
         }
     }
+
+    fn invalid(&self, line: usize, problem: &str) -> FileError {
+        FileError::Yaml { line, problem: problem.to_owned(), hint: self.hint(line) }
+    }
+
+    /// What people mostly get wrong, judged by the line, or by the next one: the parser looks ahead.
+    fn hint(&self, line: usize) -> &'static str {
+        let mut near = self.text.lines().skip(line.saturating_sub(1)).take(2);
+        if near.clone().any(|text| text.contains('\t')) {
+            return "there is a tab: write blanks";
+        }
+        match near.next().is_some_and(begins_with_a_template) {
+            true => "a value that begins with {{ belongs in quotes",
+            false => "check the indentation, and put texts with special characters in quotes",
+        }
+    }
+}
+
+fn begins_with_a_template(line: &str) -> bool {
+    let value = line.split_once(": ").or_else(|| line.split_once("- ")).map_or(line, |(_, value)| value);
+    value.trim_start().starts_with('{')
 }
 
 fn line_of(span: Span) -> usize {
@@ -124,7 +144,7 @@ fn node<'a>(events: &mut Events<'a>, event: Event<'a>, line: usize, depth: usize
         Event::Scalar(text, ..) => Content::Text(text.into_owned()),
         Event::SequenceStart(..) => Content::List(list(events, depth)?),
         Event::MappingStart(..) => Content::Map(map(events, depth)?),
-        _ => return Err(FileError::Yaml { line, problem: "a value is missing".to_owned() }),
+        _ => return Err(events.invalid(line, "a value is missing")),
     };
     Ok(Node { content, line })
 }
@@ -149,7 +169,7 @@ fn map(events: &mut Events<'_>, depth: usize) -> Result<Vec<Entry>, FileError> {
         let key = node(events, event, line, depth + 1)?;
         let key = match key.content {
             Content::Text(key) => key,
-            other => return Err(FileError::Key { line, got: other.kind() }),
+            other => return Err(FileError::Key { line, got: other.kind(), hint: events.hint(line) }),
         };
         if let Some(first) = entries.iter().find(|entry| entry.key == key) {
             return Err(FileError::Duplicate { key, line, first: first.line });
@@ -225,22 +245,46 @@ mod tests {
     #[test]
     fn odd_files_are_refused_in_clear_words() {
         for (text, expected) in [
-            ("", "is empty"),
-            ("---\n# only a comment\n", "is empty"),
+            ("", "is empty: expected options or variables of the role (KEY: VALUE)"),
+            ("---\n# only a comment\n", "is empty: expected options or variables of the role (KEY: VALUE)"),
             ("- a\n- b\n", "line 1: expected a mapping (KEY: VALUE), got a list"),
             ("hunter2", "line 1: expected a mapping (KEY: VALUE), got a text"),
             ("iface: a\nv: 1\niface: b\n", "line 3: iface stands here a second time, after line 1"),
             ("a: &x 1\n", "line 1: an anchor (&NAME) is not supported"),
             ("a: !vault |\n  66\n", "line 1: a tag (such as !vault) is not supported"),
             ("a: 1\n---\nb: 2\n", "line 3: a second document is not supported"),
-            ("[a]: 1\n", "line 1: expected a text as key, got a list"),
-            ("1: 1\n", "line 1: expected a text as key, got a number"),
+            (
+                "[a]: 1\n",
+                "line 1: expected a text as key, got a list; check the indentation, and put texts with special characters in quotes",
+            ),
+            (
+                "a: {{ b }}\n",
+                "line 1: expected a text as key, got a mapping; a value that begins with {{ belongs in quotes",
+            ),
+            (
+                "a:\n  - {{ b }}/c\n",
+                "line 2: expected a text as key, got a mapping; a value that begins with {{ belongs in quotes",
+            ),
+            (
+                "v: 1\n\tiface: x\n",
+                "line 1: not valid YAML: while scanning a plain scalar, found a tab; there is a tab: write blanks",
+            ),
+            (
+                "a:\n\tb: 1\n",
+                "line 2: not valid YAML: tabs disallowed within this context (block indentation); there is a tab: write blanks",
+            ),
+            (
+                "iface:\twg0\n",
+                "line 1: not valid YAML: ':' must be followed by a valid YAML whitespace; there is a tab: write blanks",
+            ),
+            (
+                "a: b: c\n",
+                "line 1: not valid YAML: mapping values are not allowed in this context; check the indentation, and put texts with special characters in quotes",
+            ),
         ] {
             assert_eq!(message(text), expected, "{text:?}");
         }
-        for (text, line) in
-            [("a: [1\nb: 2", "line "), ("a: b: c", "line 1: "), ("\"a", "line "), ("a:\n\tb: 1", "line 2: ")]
-        {
+        for (text, line) in [("a: [1\nb: 2", "line "), ("\"a", "line ")] {
             assert!(message(text).starts_with(line), "{text:?}: {}", message(text));
         }
     }
