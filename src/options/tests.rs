@@ -204,6 +204,37 @@ fn bools_need_no_value_and_take_one_only_behind_an_equals_sign() {
     );
 }
 
+/// Old versions had them, or one range of versions.
+#[test]
+fn flags_that_neither_version_knows_are_unknown_here_too() {
+    for name in ["remote", "listen", "networks", "remote-certfile", "subnet-dir", "use-multi-cluster-cidr"] {
+        let text = message(&[&format!("-{name}=x")], &[]);
+        assert!(text.starts_with(&format!("unknown option -{name}: ")), "{text}");
+        assert_eq!(run(&[&format!("-{name}")], &[]).unwrap_err().exit_code(), 2, "{name}");
+    }
+}
+
+/// Those of Kubernetes mode and of other backends, of systemd, and the proxies of Go's client for etcd v2.
+#[test]
+fn variables_that_are_not_ours_change_nothing() {
+    let others = [
+        "NODE_NAME",
+        "POD_NAME",
+        "POD_NAMESPACE",
+        "EVENT_QUEUE_DEPTH",
+        "CONT_WHEN_CACHE_NOT_READY",
+        "WIREGUARD_KEY_FILE",
+        "ACCESS_KEY_ID",
+        "ACCESS_KEY_SECRET",
+        "NOTIFY_SOCKET",
+        "HTTP_PROXY",
+        "HTTPS_PROXY",
+        "NO_PROXY",
+    ];
+    let others = others.map(|name| (name, "x"));
+    assert_eq!(run(&[], &others).unwrap(), run(&[], &[]).unwrap());
+}
+
 /// A default must leave the word to the network config, which the same value typed by somebody does not.
 #[test]
 fn a_default_tx_checksum_is_no_choice() {
@@ -267,6 +298,10 @@ fn messages_name_the_option_as_typed_and_the_cure() {
         (
             &["-etcd-endpoints=10.0.0.1:2379"],
             "-etcd-endpoints=10.0.0.1:2379: expected URLs such as https://10.8.0.101:2379, separated by commas without blanks",
+        ),
+        (
+            &["-etcd-endpoints=http://a:1, http://b:1"],
+            "-etcd-endpoints=http://a:1, http://b:1: expected URLs such as https://10.8.0.101:2379, separated by commas without blanks",
         ),
         (&["-etcd-certfile=c"], "etcd-certfile needs etcd-keyfile as well"),
         (&["-etcd-keyfile=k"], "etcd-keyfile needs etcd-certfile as well"),
