@@ -3,6 +3,8 @@
 //! Holds the mirror of our entries, so that one lease event costs no dump. It knows nothing of the store, and everything it
 //! does to the kernel is the outcome of a comparison in `model`.
 
+mod report;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 use std::time::Duration;
@@ -17,10 +19,10 @@ use crate::model::Mtu;
 use crate::model::device::{self, DeviceStep};
 use crate::model::diff::{Plan, diff};
 use crate::model::ext_iface::ExternalInterface;
-use crate::model::lease_set::{LeaseSet, Peer, Touched};
+use crate::model::lease_set::{LeaseSet, Touched};
 use crate::model::overlay::{Overlay, keys_of};
 use crate::model::state::{Entries, EntryKey, Observed, Operation, Route, Vtep};
-use crate::status::{Device, PeerState};
+pub(super) use report::{Report, log_report};
 
 /// How many operations go to the kernel before the echo of our own changes is read: the notification socket must not overflow.
 const CHUNK: usize = 900;
@@ -67,30 +69,6 @@ pub(super) struct Wanted {
     pub(super) direct_routing: bool,
     /// Drop what is sent to our own subnet while no pod bridge has it (`ip-blackhole-route`).
     pub(super) blackhole: bool,
-}
-
-/// What one round changed in the kernel.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Report {
-    /// What succeeded, by kind: steps on the device, operations on entries.
-    pub(super) done: BTreeMap<OperationKind, u64>,
-    /// Operations that failed.
-    pub(super) failed: BTreeMap<OperationKind, u64>,
-    /// What somebody else keeps undoing from now on.
-    pub(super) begun: Begun,
-}
-
-impl Report {
-    fn count(&mut self, operation: &Operation, ok: bool) {
-        let counts = if ok { &mut self.done } else { &mut self.failed };
-        *counts.entry(OperationKind::from(operation)).or_default() += 1;
-    }
-
-    /// Nothing was done and nothing failed.
-    #[must_use]
-    pub(super) fn is_empty(&self) -> bool {
-        *self == Self::default()
-    }
 }
 
 impl<K: Kernel> DataPlane<K> {
@@ -144,56 +122,6 @@ impl<K: Kernel> DataPlane<K> {
         self.vtep.parent.clone_from(&external.name);
         self.vtep.local = external.address;
         self.vtep.mtu = mtu;
-    }
-
-    /// How many peers have an entry that could not be programmed.
-    pub(super) fn failed_peers(&self) -> usize {
-        let is_peer = |subnet: &Ipv4Network| self.leases.peer(*subnet).is_some();
-        let mut peers: BTreeSet<Ipv4Network> = self.conflicts.keys().copied().filter(is_peer).collect();
-        for key in self.failed.keys() {
-            match *key {
-                EntryKey::Neighbor(ip) => peers.extend(self.leases.peer_at(ip).map(|(subnet, _)| subnet)),
-                EntryKey::Fdb(mac) => peers.extend(self.leases.peers_with_mac(mac).map(|(subnet, _)| subnet)),
-                EntryKey::Routes(subnet) => peers.extend(self.leases.peer(subnet).map(|_| subnet)),
-            }
-        }
-        peers.len()
-    }
-
-    /// The device as it should be, with what belongs on it.
-    pub(super) fn device(&self) -> Device {
-        Device { vtep: self.vtep.clone(), address: self.address, network: self.network }
-    }
-
-    /// Every peer, and why the kernel does not hold it whole.
-    pub(super) fn peers(&self) -> Vec<PeerState> {
-        let peers = self.leases.peers().map(|(subnet, peer)| PeerState {
-            subnet,
-            public_ip: peer.public_ip,
-            mac: peer.mac,
-            direct: self.direct.contains(&peer.public_ip),
-            problem: self.problem_of(subnet, peer),
-        });
-        peers.collect()
-    }
-
-    fn problem_of(&self, subnet: Ipv4Network, peer: Peer) -> Option<String> {
-        if let Some(theirs) = self.conflicts.get(&subnet) {
-            let theirs = crate::kernel::route_in_words(theirs);
-            return Some(format!("a route that is not ours stands in its place: {theirs}"));
-        }
-        let keys = [EntryKey::Routes(subnet), EntryKey::Neighbor(subnet.network()), EntryKey::Fdb(peer.mac)];
-        keys.iter().find_map(|key| self.failed.get(key)).cloned()
-    }
-
-    /// Whether something is left to try again.
-    pub(super) fn has_failures(&self) -> bool {
-        !self.failed.is_empty() || !self.conflicts.is_empty()
-    }
-
-    /// Whether somebody else's route stands where ours belongs.
-    pub(super) fn has_conflicts(&self) -> bool {
-        !self.conflicts.is_empty()
     }
 
     /// When something that is fought over may be corrected.
@@ -447,21 +375,6 @@ impl<K: Kernel> DataPlane<K> {
                 self.direct.remove(&peer.public_ip);
             }
         }
-    }
-}
-
-/// One line for the log about what a round did, if it did anything.
-pub(super) fn log_report(cause: &'static str, report: &Report, took: Duration) {
-    if !report.is_empty() {
-        let ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
-        let sum = |counts: &BTreeMap<OperationKind, u64>| counts.values().sum::<u64>();
-        info!(
-            cause,
-            changed = sum(&report.done),
-            failed = sum(&report.failed),
-            ms,
-            "kernel brought up to date"
-        );
     }
 }
 

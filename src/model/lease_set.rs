@@ -7,6 +7,10 @@
 //! A list is authoritative, unless the store itself looks replaced: then peers that it does not list are kept for a while, as
 //! an empty store says nothing about who forwards packets.
 
+mod among;
+mod kept;
+mod skip;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::Ipv4Addr;
@@ -15,7 +19,9 @@ use std::time::Duration;
 use ipnetwork::Ipv4Network;
 
 use super::lease::parse_key;
-use super::{LeaseAttrs, MacAddr, NodeId, Vni, VxlanData};
+use super::{LeaseAttrs, MacAddr, NodeId, Vni};
+pub use skip::{Skip, Skipped};
+use skip::{bad_key, judge_alone};
 
 /// A peer that can be programmed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,79 +30,6 @@ pub struct Peer {
     pub public_ip: Ipv4Addr,
     /// Hardware address of the peer's VXLAN device.
     pub mac: MacAddr,
-}
-
-/// Why a key below `PREFIX/subnets/` is not a peer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Skip {
-    /// The key does not name an IPv4 subnet.
-    BadKey,
-    /// The value is not the JSON of a lease, or its VXLAN data cannot be read.
-    BadValue,
-    /// Another backend's lease.
-    OtherBackend,
-    /// The node uses another VNI, so no packet would reach it.
-    OtherVni,
-    /// The subnet is not part of the network.
-    OutsideNetwork,
-    /// Another node's data stands in the key of our own subnet.
-    OwnSubnet,
-    /// The subnet shares addresses with an older lease or with our own.
-    Overlap,
-    /// The subnet covers an address this node needs outside of the overlay (its own public IP, etcd).
-    CoversUnderlay,
-    /// The public IP cannot be a host's, or lies inside the overlay (packets would loop).
-    BadPublicIp,
-    /// The public IP is ours, but the subnet is not.
-    OwnPublicIp,
-    /// The VTEP MAC is not a unicast address.
-    BadMac,
-    /// The VTEP MAC is our own.
-    OwnMac,
-    /// A lease written later has the same VTEP MAC and another public IP.
-    DuplicateMac,
-}
-
-impl Skip {
-    /// The value of the label `reason` in metrics.
-    #[must_use]
-    pub fn reason(self) -> &'static str {
-        match self {
-            Self::BadKey => "bad_key",
-            Self::BadValue => "bad_value",
-            Self::OtherBackend => "other_backend",
-            Self::OtherVni => "other_vni",
-            Self::OutsideNetwork => "outside_network",
-            Self::OwnSubnet => "own_subnet",
-            Self::Overlap => "overlap",
-            Self::CoversUnderlay => "covers_underlay",
-            Self::BadPublicIp => "bad_public_ip",
-            Self::OwnPublicIp => "own_public_ip",
-            Self::BadMac => "bad_mac",
-            Self::OwnMac => "own_mac",
-            Self::DuplicateMac => "duplicate_mac",
-        }
-    }
-
-    /// The same for a log line.
-    #[must_use]
-    pub fn in_words(self) -> &'static str {
-        match self {
-            Self::BadKey => "the key does not name an IPv4 subnet",
-            Self::BadValue => "the value is not a usable lease",
-            Self::OtherBackend => "the lease belongs to another backend than vxlan",
-            Self::OtherVni => "the node uses another VNI than this one",
-            Self::OutsideNetwork => "the subnet is not part of the network",
-            Self::OwnSubnet => "another node's data stands in the key of this node's subnet",
-            Self::Overlap => "the subnet overlaps an older lease",
-            Self::CoversUnderlay => "the subnet covers an address this node needs outside of the overlay",
-            Self::BadPublicIp => "the public IP cannot be a host's address outside of the overlay",
-            Self::OwnPublicIp => "the public IP is this node's own",
-            Self::BadMac => "the VTEP MAC is not a unicast address",
-            Self::OwnMac => "the VTEP MAC is this node's own",
-            Self::DuplicateMac => "a lease written later has the same VTEP MAC",
-        }
-    }
 }
 
 /// This node, as far as it decides which leases are peers.
@@ -136,19 +69,6 @@ pub struct Source {
     pub cluster: u64,
     /// How far it had counted.
     pub revision: u64,
-}
-
-/// A key that is not used, and who wrote it as far as that can be read.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Skipped {
-    /// Last part of the key.
-    pub name: String,
-    /// Why.
-    pub skip: Skip,
-    /// The public IP in the value.
-    pub public_ip: Option<Ipv4Addr>,
-    /// The machine in the value.
-    pub node: Option<NodeId>,
 }
 
 /// A lease whose key could be read.
@@ -307,24 +227,6 @@ impl LeaseSet {
         Touched { replaced, ..touched }
     }
 
-    fn looks_replaced(&self, leases: &[RawLease<'_>], source: Source) -> Option<&'static str> {
-        let former = self.source?;
-        if former.cluster != source.cluster {
-            Some("another cluster id")
-        } else if source.revision < former.revision {
-            Some("its revision is below one seen before")
-        } else if leases.is_empty() && self.has_real_peers() {
-            Some("it is empty")
-        } else {
-            None
-        }
-    }
-
-    /// Some peer stands in the present store.
-    fn has_real_peers(&self) -> bool {
-        self.leases.values().any(|known| known.kept.is_none() && matches!(known.verdict, Some(Ok(_))))
-    }
-
     /// Takes `leases` for the whole content of the store, without any doubt.
     pub fn replace(&mut self, leases: &[RawLease<'_>]) -> Touched {
         self.replace_and_keep(leases, Vec::new())
@@ -358,64 +260,6 @@ impl LeaseSet {
         touched
     }
 
-    /// Keeps a peer that the present store does not list, unless its subnet was leased anew or it cannot be a peer any more.
-    /// Its revisions are those of another store: here every real lease is older and was written later.
-    fn keep(&mut self, subnet: Ipv4Network, peer: Peer, until: Duration) {
-        let vxlan = VxlanData { vni: self.own.vni.get(), mac: peer.mac };
-        let attrs = LeaseAttrs::vxlan(peer.public_ip, vxlan, None);
-        let alone = judge_alone(&self.own, subnet, &attrs);
-        if alone.is_err() || self.leases.contains_key(&subnet) || self.is_leased(subnet) {
-            return;
-        }
-        let known = Known {
-            created: u64::MAX,
-            modified: 0,
-            public_ip: Some(peer.public_ip),
-            node: None,
-            kept: Some(until),
-            alone,
-            verdict: None,
-        };
-        self.insert_known(subnet, known);
-    }
-
-    /// Whether a usable lease of the present store shares addresses with `subnet`.
-    fn is_leased(&self, subnet: Ipv4Network) -> bool {
-        let real = |known: &Known| known.kept.is_none() && known.alone.is_ok();
-        self.overlapping(subnet).any(|other| self.leases.get(&other).is_some_and(real))
-    }
-
-    /// How many peers of a former store are kept.
-    #[must_use]
-    pub fn kept(&self) -> usize {
-        self.kept.len()
-    }
-
-    /// When the grace period of some kept peer is over.
-    #[must_use]
-    pub fn due(&self) -> Option<Duration> {
-        self.kept.first().map(|(until, _)| *until)
-    }
-
-    /// Drops kept peers whose grace period is over.
-    pub fn end_grace(&mut self, now: Duration) -> Touched {
-        let over = self.kept.iter().take_while(|(until, _)| *until <= now);
-        let over: Vec<Ipv4Network> = over.map(|(_, subnet)| *subnet).collect();
-        self.drop_all(&over)
-    }
-
-    fn drop_all(&mut self, subnets: &[Ipv4Network]) -> Touched {
-        let mut touched = Touched::default();
-        for subnet in subnets {
-            let concerned = self.concerned(*subnet);
-            if let Some(known) = self.remove(*subnet) {
-                touched.remove(*subnet, &known);
-            }
-            self.judge_all(&concerned, &mut touched);
-        }
-        touched
-    }
-
     /// Takes over one key that was created or written.
     pub fn put(&mut self, lease: &RawLease<'_>) -> Touched {
         let mut touched = Touched::default();
@@ -437,16 +281,6 @@ impl LeaseSet {
         concerned.append(&mut self.concerned(subnet));
         self.judge_all(&concerned, &mut touched);
         touched
-    }
-
-    /// Kept peers whose addresses were leased anew go for good.
-    fn give_way(&mut self, subnet: Ipv4Network) -> Touched {
-        if self.leases.get(&subnet).is_none_or(|known| known.alone.is_err()) {
-            return Touched::default();
-        }
-        let is_kept = |other: &Ipv4Network| self.leases.get(other).is_some_and(|known| known.kept.is_some());
-        let kept: Vec<Ipv4Network> = self.overlapping(subnet).filter(is_kept).collect();
-        self.drop_all(&kept)
     }
 
     /// Takes over that one key is gone.
@@ -575,65 +409,6 @@ impl LeaseSet {
             known.verdict = verdict;
         }
     }
-
-    fn judge_among(&self, subnet: Ipv4Network, known: &Known, peer: Peer) -> Result<Peer, Skip> {
-        if self.covered_by_older(subnet, known) {
-            return Err(Skip::Overlap);
-        }
-        let written_later = |other: Ipv4Network| {
-            self.leases.get(&other).is_some_and(|rival| {
-                rival.alone.is_ok_and(|rival| rival.public_ip != peer.public_ip)
-                    && (rival.modified, other) > (known.modified, subnet)
-                    && !self.covered_by_older(other, rival)
-            })
-        };
-        if self.subnets_with_mac(peer.mac).any(written_later) { Err(Skip::DuplicateMac) } else { Ok(peer) }
-    }
-
-    fn covered_by_older(&self, subnet: Ipv4Network, known: &Known) -> bool {
-        self.overlapping(subnet).any(|other| {
-            self.leases
-                .get(&other)
-                .is_some_and(|rival| rival.alone.is_ok() && (rival.created, other) < (known.created, subnet))
-        })
-    }
-
-    fn subnets_with_mac(&self, mac: MacAddr) -> impl Iterator<Item = Ipv4Network> {
-        let from = (mac, LOWEST);
-        self.by_mac.range(from..).take_while(move |(other, _)| *other == mac).map(|(_, subnet)| *subnet)
-    }
-
-    /// Leases that share addresses with `subnet`, without itself.
-    fn overlapping(&self, subnet: Ipv4Network) -> impl Iterator<Item = Ipv4Network> {
-        let shorter = self.lengths.iter().zip(0_u8..subnet.prefix()).filter(|(count, _)| **count > 0);
-        let above = shorter.filter_map(move |(_, length)| {
-            let above = Ipv4Network::new(subnet.ip(), length).ok()?;
-            Ipv4Network::new(above.network(), length).ok()
-        });
-        let within = self.leases.range(subnet..).skip_while(move |(other, _)| **other == subnet);
-        let within =
-            within.take_while(move |(other, _)| subnet.contains(other.ip())).map(|(other, _)| *other);
-        above.filter(|above| self.leases.contains_key(above)).chain(within)
-    }
-
-    /// Leases whose verdict can depend on `subnet`'s, with itself.
-    fn concerned(&self, subnet: Ipv4Network) -> BTreeSet<Ipv4Network> {
-        let mut concerned: BTreeSet<Ipv4Network> = self.overlapping(subnet).collect();
-        concerned.insert(subnet);
-        let peers = concerned.iter().filter_map(|subnet| self.leases.get(subnet)?.alone.ok());
-        let rivals: Vec<Ipv4Network> = peers.flat_map(|peer| self.subnets_with_mac(peer.mac)).collect();
-        concerned.extend(rivals);
-        concerned
-    }
-}
-
-const LOWEST: Ipv4Network = match Ipv4Network::new_checked(Ipv4Addr::UNSPECIFIED, 0) {
-    Some(lowest) => lowest,
-    None => unreachable!(),
-};
-
-fn bad_key(name: &str) -> Skipped {
-    Skipped { name: name.to_owned(), skip: Skip::BadKey, public_ip: None, node: None }
 }
 
 /// Two names with the same one are taken for the same: the count is one too low then, and nothing else.
@@ -641,47 +416,6 @@ fn fingerprint(name: &str) -> u64 {
     let mut hasher = DefaultHasher::new();
     name.hash(&mut hasher);
     hasher.finish()
-}
-
-fn judge_alone(own: &Own, subnet: Ipv4Network, attrs: &LeaseAttrs) -> Result<Peer, Skip> {
-    if !own.network.is_supernet_of(subnet) {
-        return Err(Skip::OutsideNetwork);
-    }
-    if subnet == own.subnet {
-        return Err(Skip::OwnSubnet);
-    }
-    if super::allocate::overlap(subnet, own.subnet) {
-        return Err(Skip::Overlap);
-    }
-    if own.underlay.iter().any(|address| subnet.contains(*address)) {
-        return Err(Skip::CoversUnderlay);
-    }
-    if attrs.backend_type != super::lease::BACKEND_VXLAN {
-        return Err(Skip::OtherBackend);
-    }
-    let data = attrs.vxlan.ok_or(Skip::BadValue)?;
-    if !is_host(attrs.public_ip) || own.network.contains(attrs.public_ip) {
-        return Err(Skip::BadPublicIp);
-    }
-    if attrs.public_ip == own.public_ip {
-        return Err(Skip::OwnPublicIp);
-    }
-    if !data.mac.is_unicast() {
-        return Err(Skip::BadMac);
-    }
-    if data.mac == own.mac {
-        return Err(Skip::OwnMac);
-    }
-    if data.vni != own.vni.get() {
-        return Err(Skip::OtherVni);
-    }
-    Ok(Peer { public_ip: attrs.public_ip, mac: data.mac })
-}
-
-/// Whether packets can be sent to one host by this address (RFC 6890).
-fn is_host(ip: Ipv4Addr) -> bool {
-    let reserved = ip.octets().first().is_some_and(|first| *first == 0 || *first >= 224);
-    !reserved && !ip.is_loopback()
 }
 
 #[cfg(test)]
