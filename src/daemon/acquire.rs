@@ -235,6 +235,10 @@ async fn release<S: LeaseStore>(store: &S, lease: &Listed, snapshot: &Snapshot) 
 /// Random bytes. Without a random source the nodes would only collide more often.
 #[must_use]
 pub(super) fn random_bytes<const N: usize>() -> [u8; N] {
+    #[cfg(test)]
+    if let Some(bytes) = crate::store::seeded::bytes() {
+        return bytes;
+    }
     let mut bytes = [0; N];
     if getrandom::fill(&mut bytes).is_err() {
         warn!("the kernel gives no random numbers");

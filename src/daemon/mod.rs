@@ -17,6 +17,8 @@ mod pods;
 mod reporter;
 mod rules;
 mod running;
+#[cfg(test)]
+mod simulation;
 mod store_names;
 mod subnet_file;
 mod underlay;
@@ -62,6 +64,8 @@ pub struct Settings {
     pub previous_subnet: Option<Ipv4Network>,
     /// Where subnet.env is written.
     pub subnet_file: PathBuf,
+    /// Notice at once what others do to subnet.env (`inotify(7)`), not only with the next comparison.
+    pub watch_file: bool,
     /// What subnet.env says about masquerading.
     pub ip_masq: bool,
     /// How long a lease lives without renewal.
@@ -74,8 +78,8 @@ pub struct Settings {
     pub peer_grace: Duration,
     /// Which firewall rules are wanted.
     pub rules: RuleOptions,
-    /// Which firewall holds them.
-    pub firewall: Preference,
+    /// Which firewall holds them; `None`: nobody keeps rules, as in a simulation, which has no host.
+    pub firewall: Option<Preference>,
     /// How often rules are looked at where the kernel does not report changes.
     pub firewall_resync: Duration,
     /// What the rules of a former run were made for.
@@ -100,13 +104,14 @@ impl Settings {
             boot_id: None,
             previous_subnet: previous.subnet,
             subnet_file: options.subnet_file.clone(),
+            watch_file: true,
             ip_masq: options.firewall.ip_masq,
             lease_ttl: options.lease.ttl,
             renew_margin: options.lease.renew_margin,
             peer_grace: options.lease.peer_grace,
             blackhole: options.blackhole,
             rules: rule_options(firewall),
-            firewall: firewall.preference,
+            firewall: Some(firewall.preference),
             firewall_resync: firewall.resync,
             previous_overlay: previous.network.zip(previous.subnet).map(former),
             tx_checksum: options.tx_checksum,

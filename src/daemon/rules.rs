@@ -46,7 +46,7 @@ pub(super) struct Rules {
     wanted: watch::Sender<Wanted>,
     settings: Settings,
     looked: mpsc::Receiver<Looked>,
-    task: JoinHandle<()>,
+    task: Option<JoinHandle<()>>,
 }
 
 impl Rules {
@@ -56,13 +56,15 @@ impl Rules {
         let rules = RuleSet::new(overlay, former, &settings.rules);
         let (wanted, follow) = watch::channel(Wanted { rules, resync: settings.firewall_resync });
         let (say, looked) = mpsc::channel(4);
-        let firewall = Firewall::new(FirewallOptions {
-            preference: settings.firewall,
-            enable_nftables: config.enable_nftables,
-            resync: settings.firewall_resync,
-            lock_wait: FirewallOptions::LOCK_WAIT,
+        let task = settings.firewall.map(|preference| {
+            let firewall = Firewall::new(FirewallOptions {
+                preference,
+                enable_nftables: config.enable_nftables,
+                resync: settings.firewall_resync,
+                lock_wait: FirewallOptions::LOCK_WAIT,
+            });
+            tokio::spawn(keep(firewall, follow, say))
         });
-        let task = tokio::spawn(keep(firewall, follow, say));
         Self { wanted, settings: settings.clone(), looked, task }
     }
 
@@ -102,7 +104,7 @@ impl Rules {
 
 impl Drop for Rules {
     fn drop(&mut self) {
-        self.task.abort();
+        self.task.iter().for_each(JoinHandle::abort);
     }
 }
 

@@ -24,6 +24,7 @@ pub(super) struct SubnetFile {
     problem: Option<String>,
     /// What the file said when it was right.
     right: Option<String>,
+    watched: bool,
     watch: Option<FileWatch>,
     /// Its problem was told.
     unwatched: bool,
@@ -42,6 +43,7 @@ impl SubnetFile {
             ip_masq: settings.ip_masq,
             problem: None,
             right: None,
+            watched: settings.watch_file,
             watch: None,
             unwatched: false,
             fights: Fights::default(),
@@ -130,7 +132,7 @@ impl SubnetFile {
 
     /// Whether the file is watched and was not before.
     fn follow(&mut self) -> bool {
-        if self.right.is_none() {
+        if self.right.is_none() || !self.watched {
             return false;
         }
         if self.watch.is_none() {

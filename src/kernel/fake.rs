@@ -3,11 +3,16 @@
 use std::collections::BTreeSet;
 use std::future::Future;
 use std::net::Ipv4Addr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::Notify;
 
 use super::{Change, Kernel, KernelError, Scope};
 use crate::model::device::DeviceStep;
 use crate::model::host::{Host, RouteLookup};
-use crate::model::state::{EntryKey, FdbTarget, Observed, ObservedVtep, ObservedVxlan, Operation, Vtep};
+use crate::model::state::{
+    EntryKey, FdbTarget, Observed, ObservedVtep, ObservedVxlan, Operation, RouteDevice, Vtep,
+};
 
 /// State and orders of the fake.
 #[derive(Debug, Default)]
@@ -37,6 +42,38 @@ fn refusal(what: &dyn std::fmt::Debug) -> KernelError {
 }
 
 impl FakeKernel {
+    /// Somebody deletes our device; what stood on it goes in silence.
+    pub(crate) fn delete_device(&mut self) {
+        self.state.vtep = None;
+        self.state.entries.neighbors.clear();
+        self.state.entries.fdb.clear();
+        self.state.entries.routes.retain(|route| route.device != RouteDevice::Vtep);
+        self.queue.push(Change::Device);
+    }
+
+    /// Somebody takes our device down (`ip link set flannel.1 down`); the routes through it go in silence.
+    pub(crate) fn take_down(&mut self) {
+        self.state.vtep.iter_mut().for_each(|device| device.up = false);
+        self.state.entries.routes.retain(|route| route.device != RouteDevice::Vtep);
+        self.queue.push(Change::Device);
+    }
+
+    /// Too much happens at once: what was not read yet is lost.
+    pub(crate) fn overrun(&mut self) {
+        self.queue = vec![Change::Lost];
+    }
+
+    /// Whether the operation needs a device that is not there, or one that is up.
+    fn lacks_device(&self, operation: &Operation) -> bool {
+        match (operation, &self.state.vtep) {
+            (Operation::PutRoute(route), device) => {
+                route.device == RouteDevice::Vtep && !device.as_ref().is_some_and(|device| device.up)
+            }
+            (Operation::PutFdb(..) | Operation::PutNeighbor(..), device) => device.is_none(),
+            _ => false,
+        }
+    }
+
     /// Somebody else carries out an operation.
     pub(crate) fn interfere(&mut self, operation: &Operation) {
         self.state.entries.apply(operation);
@@ -66,7 +103,7 @@ impl FakeKernel {
     fn carry_out(&mut self, step: &DeviceStep) {
         match (step, &mut self.state.vtep) {
             (DeviceStep::Create(vtep), _) => self.state.vtep = Some(Self::device(vtep)),
-            (DeviceStep::Delete, _) => self.state = Observed::default(),
+            (DeviceStep::Delete, _) => self.delete_device(),
             (DeviceStep::SetMac(mac), Some(device)) => device.mac = *mac,
             (DeviceStep::SetMtu(mtu), Some(device)) => device.mtu = mtu.get(),
             (DeviceStep::SetUp, Some(device)) => device.up = true,
@@ -128,7 +165,7 @@ impl Kernel for FakeKernel {
         let mut results = Vec::new();
         for operation in operations {
             self.operations.push(*operation);
-            if self.refused.contains(&operation.key()) {
+            if self.refused.contains(&operation.key()) || self.lacks_device(operation) {
                 results.push(Err(refusal(operation)));
                 continue;
             }
@@ -154,5 +191,71 @@ impl Kernel for FakeKernel {
                 std::task::Poll::Ready(self.queued())
             }
         })
+    }
+}
+
+/// A fake kernel that outlives the daemon that uses it, and can be reached from outside meanwhile.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct SharedKernel {
+    kernel: Arc<Mutex<FakeKernel>>,
+    disturbed: Arc<Notify>,
+}
+
+impl SharedKernel {
+    /// To look at it.
+    pub(crate) fn lock(&self) -> MutexGuard<'_, FakeKernel> {
+        self.kernel.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Somebody else does something to it.
+    pub(crate) fn disturb(&self, what: impl FnOnce(&mut FakeKernel)) {
+        what(&mut self.lock());
+        self.disturbed.notify_one();
+    }
+}
+
+impl Kernel for SharedKernel {
+    fn host(&mut self) -> Result<Host, KernelError> {
+        self.lock().host()
+    }
+
+    fn route_to(&mut self, ip: Ipv4Addr) -> Result<RouteLookup, KernelError> {
+        self.lock().route_to(ip)
+    }
+
+    /// A new socket: what happened before is not in it.
+    fn watch(&mut self, scope: &Scope) -> Result<(), KernelError> {
+        self.lock().queue.clear();
+        self.lock().watch(scope)
+    }
+
+    fn observe(&mut self, scope: &Scope) -> Result<Observed, KernelError> {
+        self.lock().observe(scope)
+    }
+
+    fn step(&mut self, scope: &Scope, step: &DeviceStep) -> Result<(), KernelError> {
+        self.lock().step(scope, step)
+    }
+
+    fn apply(&mut self, scope: &Scope, operations: &[Operation]) -> Vec<Result<(), KernelError>> {
+        self.lock().apply(scope, operations)
+    }
+
+    fn queued(&mut self) -> Vec<Change> {
+        self.lock().queued()
+    }
+
+    fn author(&self) -> Option<u32> {
+        None
+    }
+
+    async fn changed(&mut self) -> Vec<Change> {
+        loop {
+            let queued = self.lock().queued();
+            if !queued.is_empty() {
+                return queued;
+            }
+            self.disturbed.notified().await;
+        }
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! Time is tokio's, so leases run out under paused time as well.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -33,7 +33,9 @@ struct State {
     compacted: Revision,
     keys: BTreeMap<String, Record>,
     history: VecDeque<(String, Event)>,
-    leases: HashMap<i64, Lease>,
+    leases: BTreeMap<i64, Lease>,
+    /// No lease runs out before.
+    no_expiry_before: Option<Instant>,
     last_lease: i64,
     /// Calls that fail before they do anything.
     failing: u32,
@@ -59,7 +61,8 @@ impl Default for Memory {
             compacted: 0,
             keys: BTreeMap::new(),
             history: VecDeque::new(),
-            leases: HashMap::new(),
+            leases: BTreeMap::new(),
+            no_expiry_before: None,
             last_lease: 100,
             failing: 0,
             losing_answer: false,
@@ -92,6 +95,12 @@ impl Memory {
     #[must_use]
     pub fn read(&self, key: &str) -> Option<Record> {
         self.lock().keys.get(key).cloned()
+    }
+
+    /// Every key and what stands in it.
+    #[must_use]
+    pub fn content(&self) -> BTreeMap<String, Record> {
+        self.lock().keys.clone()
     }
 
     /// How many leases are alive.
@@ -178,7 +187,9 @@ fn unreachable() -> StoreError {
 impl State {
     fn grant(&mut self, ttl: Duration) -> i64 {
         self.last_lease += 1;
-        self.leases.insert(self.last_lease, Lease { ttl, until: Instant::now() + ttl });
+        let until = Instant::now() + ttl;
+        self.leases.insert(self.last_lease, Lease { ttl, until });
+        self.no_expiry_before = Some(self.no_expiry_before.map_or(until, |known| known.min(until)));
         self.last_lease
     }
 
@@ -210,11 +221,15 @@ impl State {
     }
 
     fn expire(&mut self, now: Instant) {
+        if self.no_expiry_before.is_none_or(|earliest| now < earliest) {
+            return;
+        }
         let mut over: Vec<_> = self.leases.iter().filter(|(_, lease)| lease.until <= now).collect();
         over.sort_by_key(|(_, lease)| lease.until);
         for id in over.into_iter().map(|(&id, _)| id).collect::<Vec<_>>() {
             self.revoke(id);
         }
+        self.no_expiry_before = self.leases.values().map(|lease| lease.until).min();
     }
 
     fn holds(&self, key: &str, condition: Condition) -> bool {
@@ -226,8 +241,9 @@ impl State {
     }
 
     fn events(&self, folder: &str, from: Revision) -> Vec<Event> {
-        let ours = |(key, event): &&(String, Event)| key.starts_with(folder) && revision_of(event) >= from;
-        self.history.iter().filter(ours).map(|(key, event)| renamed(event, folder, key)).collect()
+        let start = self.history.partition_point(|(_, event)| revision_of(event) < from);
+        let ours = |(key, _): &&(String, Event)| key.starts_with(folder);
+        self.history.range(start..).filter(ours).map(|(key, event)| renamed(event, folder, key)).collect()
     }
 }
 
@@ -363,7 +379,7 @@ impl MemoryChanges {
         match events.last().map(revision_of) {
             Some(resume) => Ok(Ok(Batch { events, resume })),
             None => {
-                let expiry = state.leases.values().map(|lease| lease.until).min();
+                let expiry = state.no_expiry_before;
                 self.from = self.from.max(state.revision + 1);
                 Err(expiry)
             }

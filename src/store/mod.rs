@@ -17,7 +17,7 @@ mod etcd_v2_json;
 mod etcd_v3;
 mod etcd_v3_error;
 mod etcd_v3_watch;
-mod key_value;
+pub(crate) mod key_value;
 mod memory;
 mod random;
 mod select;
@@ -32,6 +32,8 @@ pub use etcd::Etcd;
 pub use etcd_v2::EtcdV2;
 pub use etcd_v3::EtcdV3;
 pub use memory::{Memory, MemoryStore};
+#[cfg(test)]
+pub(crate) use random::seeded;
 pub use select::{Api, Candidates, Choice, Ourselves, Store};
 
 use std::future::Future;

@@ -5,6 +5,10 @@ use std::time::Duration;
 
 /// 64 random bits. Not for secrets.
 pub(super) fn bits() -> u64 {
+    #[cfg(test)]
+    if let Some(bits) = seeded::bits() {
+        return bits;
+    }
     RandomState::new().hash_one(0_u8)
 }
 
@@ -24,6 +28,67 @@ pub(super) fn shuffle<T>(items: &mut [T]) {
     for last in (1..items.len()).rev() {
         let other = usize::try_from(below(last as u64 + 1)).unwrap_or(0);
         items.swap(last, other);
+    }
+}
+
+/// Repeatable choices for the simulation: a thread that was given a seed draws from it instead of from the kernel.
+#[cfg(test)]
+pub(crate) mod seeded {
+    use std::cell::RefCell;
+
+    thread_local! {
+        static DRAWN_FROM: RefCell<Option<Random>> = const { RefCell::new(None) };
+    }
+
+    /// A small generator (splitmix64, Steele, Lea and Flood 2014).
+    #[derive(Debug, Clone)]
+    pub(crate) struct Random(u64);
+
+    impl Random {
+        /// The same seed gives the same choices.
+        pub(crate) fn new(seed: u64) -> Self {
+            Self(seed)
+        }
+
+        /// 64 random bits.
+        pub(crate) fn bits(&mut self) -> u64 {
+            self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+            let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+            let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+            mixed ^ (mixed >> 31)
+        }
+
+        /// A number below `bound`, which is not 0.
+        pub(crate) fn below(&mut self, bound: u64) -> u64 {
+            self.bits() % bound
+        }
+
+        /// True once in `times`.
+        pub(crate) fn once_in(&mut self, times: u64) -> bool {
+            self.below(times) == 0
+        }
+
+        /// One of the elements, if there are any.
+        pub(crate) fn choice<T: Copy>(&mut self, elements: &[T]) -> Option<T> {
+            let count = elements.len() as u64;
+            (count > 0).then(|| elements[usize::try_from(self.below(count)).unwrap()])
+        }
+    }
+
+    /// From now on this thread's choices follow from `seed`.
+    pub(crate) fn seed(seed: u64) {
+        DRAWN_FROM.with_borrow_mut(|random| *random = Some(Random::new(seed)));
+    }
+
+    /// 64 bits, if the thread was given a seed.
+    pub(crate) fn bits() -> Option<u64> {
+        DRAWN_FROM.with_borrow_mut(|random| random.as_mut().map(Random::bits))
+    }
+
+    /// `N` bytes, if the thread was given a seed.
+    pub(crate) fn bytes<const N: usize>() -> Option<[u8; N]> {
+        bits()?;
+        Some([(); N].map(|()| bits().map_or(0, |bits| bits.to_le_bytes()[0])))
     }
 }
 

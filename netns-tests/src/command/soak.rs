@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::PathBuf;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -20,7 +21,11 @@ use crate::scenario::{self, Traffic};
 
 type Scenario = fn(u64) -> Result<()>;
 
-const SCENARIOS: [(&str, Scenario); 3] = [("race", race), ("restarts", restarts), ("churn", churn)];
+const SCENARIOS: [(&str, Scenario); 4] =
+    [("race", race), ("restarts", restarts), ("churn", churn), ("simulation", simulation)];
+
+/// Seeds of the simulation in one go, behind those of the test suite.
+const SIMULATIONS: (u64, u64) = (200, 20);
 
 /// Options of `soak`.
 #[derive(Args, Debug)]
@@ -28,7 +33,7 @@ pub struct SoakArgs {
     /// how long to go on, in seconds; a scenario that has begun is finished
     #[arg(long, default_value_t = 600)]
     seconds: u64,
-    /// only this scenario: race, restarts or churn
+    /// only this scenario: race, restarts, churn or simulation
     #[arg(long)]
     scenario: Option<String>,
     /// run this one seed and write nothing down: replays a failure
@@ -102,6 +107,17 @@ fn read_progress() -> Result<Progress> {
         Ok(text) => serde_json::from_str(&text).context("the soak's progress file"),
         Err(_) => Ok(Progress::default()),
     }
+}
+
+/// Whole daemons in memory with faults of every kind: the simulation of the test suite, with seeds that are not in it.
+fn simulation(seed: u64) -> Result<()> {
+    let (first, count) = SIMULATIONS;
+    let from = first + seed * count;
+    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    cargo.args(["test", "--locked", "-q", "-p", "flanneld", "--lib", "simulation"]);
+    let status = cargo.env("SIMULATION_SEEDS", format!("{from}..{}", from + count)).status();
+    ensure!(status.context("run cargo test")?.success(), "some seed from {from} on failed, see above");
+    Ok(())
 }
 
 /// Up to 12 daemons start at once on as many subnets.

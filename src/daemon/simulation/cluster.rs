@@ -1,0 +1,188 @@
+//! The nodes, the store and the course of one simulation: faults, then quiet, then the verdict.
+
+use std::collections::BTreeSet;
+use std::net::Ipv4Addr;
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use tempfile::TempDir;
+use tokio::time::sleep;
+
+use super::node::{self, Node, Times, now};
+use super::owners::Owners;
+use super::whole;
+use crate::store::Memory;
+use crate::store::seeded::Random;
+
+/// Faults of a small and of a large simulation.
+const STEPS: (u64, u64) = (40, 12);
+/// From so many nodes on it is a large one.
+const LARGE: usize = 50;
+/// So many nodes join later.
+const JOINING: u64 = 3;
+/// How soon what was disturbed after the quiet must be whole again; much sooner than the daemon's own comparison.
+const PROMPT: Duration = Duration::from_secs(25);
+
+#[derive(Debug)]
+pub(super) struct Cluster {
+    pub(super) random: Random,
+    pub(super) memory: Memory,
+    pub(super) nodes: Vec<Node>,
+    pub(super) owners: Arc<Mutex<Owners>>,
+    pub(super) times: Times,
+    /// Subnets `10.200.1.0/24` to this one.
+    pub(super) subnets: u64,
+    /// No more nodes than that join.
+    pub(super) most: usize,
+    /// How many subnets the operator may still take away, so that one is left for every node.
+    pub(super) spare: u64,
+    /// How many stores there were.
+    pub(super) stores: u64,
+    addresses: u16,
+    log: Vec<String>,
+    folder: TempDir,
+}
+
+impl Cluster {
+    pub(super) fn new(seed: u64, nodes: u64) -> Self {
+        node::begin();
+        let mut random = Random::new(seed);
+        let minutes = |count: u64| Duration::from_secs(60 * count);
+        let times = Times { ttl: minutes(1 + random.below(4)), grace: minutes(1 + random.below(4)) };
+        let spare = 1 + random.below(4);
+        let in_memory = Path::new("/dev/shm");
+        let folder = tempfile::tempdir_in(if in_memory.is_dir() { in_memory } else { Path::new("/tmp") });
+        let mut cluster = Self {
+            random,
+            memory: Memory::default(),
+            nodes: Vec::new(),
+            owners: Arc::default(),
+            times,
+            subnets: nodes + JOINING + spare,
+            most: usize::try_from(nodes + JOINING).unwrap(),
+            spare,
+            stores: 1,
+            addresses: 0,
+            log: Vec::new(),
+            folder: folder.unwrap(),
+        };
+        cluster.write_config();
+        for _ in 0..nodes {
+            cluster.join();
+        }
+        cluster
+    }
+
+    pub(super) fn is_large(&self) -> bool {
+        self.nodes.len() >= LARGE
+    }
+
+    pub(super) fn write_config(&self) {
+        let config = format!(
+            r#"{{"Network":"10.200.0.0/16","SubnetMin":"10.200.1.0","SubnetMax":"10.200.{}.0","Backend":{{"Type":"vxlan"}}}}"#,
+            self.subnets
+        );
+        self.memory.set("/sim/config", &config, None);
+    }
+
+    /// An address that nobody had before.
+    pub(super) fn fresh_address(&mut self) -> Ipv4Addr {
+        self.addresses += 1;
+        let [high, low] = (self.addresses + 256).to_be_bytes();
+        Ipv4Addr::new(10, 8, high, low)
+    }
+
+    pub(super) fn join(&mut self) {
+        let address = self.fresh_address();
+        let node = Node::new(self.nodes.len(), address, self.times, (self.folder.path(), &self.memory));
+        self.nodes.push(node);
+        self.start(self.nodes.len() - 1);
+    }
+
+    pub(super) fn start(&mut self, number: usize) {
+        let seed = self.random.bits();
+        self.nodes[number].start(&self.memory, seed, &self.owners);
+    }
+
+    pub(super) fn say(&mut self, what: impl FnOnce() -> String) {
+        self.log.push(format!("{:>14.3} s  {}", now().as_secs_f64(), what()));
+    }
+
+    /// Runs the whole course.
+    pub(super) async fn run(mut self) {
+        let large = self.is_large();
+        for _ in 0..if large { STEPS.1 } else { STEPS.0 } {
+            self.fault().await;
+            let pause = self.pause();
+            sleep(pause).await;
+            self.check_owners();
+        }
+        self.heal();
+        sleep(self.times.ttl + self.times.grace + Duration::from_secs(120)).await;
+        self.check_whole("after quiet");
+        for number in 0..self.nodes.len() {
+            self.disturb_kernel(number);
+        }
+        self.write_junk_or_peer();
+        sleep(PROMPT).await;
+        self.check_whole("after disturbed kernels");
+    }
+
+    fn pause(&mut self) -> Duration {
+        let ttl = u64::try_from(self.times.ttl.as_millis()).unwrap();
+        let longest = match self.random.below(10) {
+            8 if !self.is_large() => ttl * 2,
+            0..=4 => 100,
+            5..=7 => 20_000,
+            _ => ttl / 2,
+        };
+        Duration::from_millis(self.random.below(longest))
+    }
+
+    /// Everything outside of the daemons is as it should be from now on.
+    fn heal(&mut self) {
+        self.say(|| "quiet".to_owned());
+        self.memory.set_down(false);
+        self.memory.fail(0);
+        self.write_config();
+        for number in 0..self.nodes.len() {
+            self.nodes[number].link.heal();
+            if !self.nodes[number].runs() {
+                self.start(number);
+            }
+        }
+    }
+
+    fn check_owners(&self) {
+        let owners = self.owners.lock().unwrap();
+        assert!(owners.broken.is_empty(), "{}\n{}", self.history(), owners.broken.join("\n"));
+        let gave_up = self.nodes.iter().position(Node::gave_up);
+        assert!(gave_up.is_none(), "{}\nnode {gave_up:?} gave up", self.history());
+    }
+
+    fn check_whole(&self, when: &str) {
+        self.check_owners();
+        let leases = whole::valid(&self.memory);
+        let mut held = BTreeSet::new();
+        for (number, node) in self.nodes.iter().enumerate() {
+            let kernel = node.kernel.lock();
+            match whole::problem(&leases, node.public_ip, &kernel.state) {
+                Ok(subnet) => assert!(held.insert(subnet), "two nodes hold {subnet}"),
+                Err(problem) => {
+                    let content: Vec<_> = self.memory.content().into_keys().collect();
+                    let history = self.history();
+                    panic!(
+                        "{history}\n{when}: node {number} at {}: {problem}\nkeys: {content:?}",
+                        node.public_ip
+                    )
+                }
+            }
+        }
+    }
+
+    fn history(&self) -> String {
+        let (times, nodes) = (self.times, self.nodes.len());
+        format!("{nodes} nodes, {} subnets, {times:?}\n{}", self.subnets, self.log.join("\n"))
+    }
+}
