@@ -9,6 +9,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout_at};
 
+use crate::model::two_stores::Origin;
 use crate::store::key_value::{Batch, Broken, Changes, Grant, KeyValue, Listing, Opened, Refreshed, Write};
 use crate::store::seeded::Random;
 use crate::store::{Memory, Record, Revision, StoreError};
@@ -168,6 +169,7 @@ impl Link {
 }
 
 impl KeyValue for Link {
+    const ORIGIN: Origin = Origin::V3;
     type Changes = LinkChanges;
 
     async fn get(&self, key: &str, by: Instant) -> Result<Option<Record>, StoreError> {
