@@ -636,7 +636,7 @@ fn what_does_not_concern_us_is_not_reported() {
         run("ip route add 10.128.9.0/24 dev wg0 table 100");
         run("ip neigh add 10.8.0.9 lladdr 02:00:00:00:00:09 dev wg0 nud permanent");
         run("bridge fdb add 02:00:00:00:00:09 dev wg0 self permanent");
-        run("ip addr add 10.128.77.1/24 dev far0");
+        run("ip addr add 10.128.77.1/32 dev far0");
         run("ip link add br0 type bridge");
         assert_eq!(node.kernel.queued(), []);
     });

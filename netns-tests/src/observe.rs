@@ -1,6 +1,6 @@
 //! What a node's kernel holds, as `ip -j` and `bridge -j` show it, and what it should hold for a set of leases.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
@@ -74,7 +74,8 @@ impl PeerState {
 #[must_use]
 pub fn difference(kind: &str, found: &[Value], expected: &[Value]) -> Vec<String> {
     // As texts in sets: thousands of entries are compared again and again.
-    let texts = |entries: &[Value]| entries.iter().map(Value::to_string).collect::<BTreeSet<_>>();
+    let texts =
+        |entries: &[Value]| entries.iter().map(|entry| canonical(entry).to_string()).collect::<BTreeSet<_>>();
     let (present, wanted) = (texts(found), texts(expected));
     let extra = present.difference(&wanted).map(|entry| format!("  {kind} too much: {entry}"));
     let missing = wanted.difference(&present).map(|entry| format!("  {kind} missing: {entry}"));
@@ -83,6 +84,20 @@ pub fn difference(kind: &str, found: &[Value], expected: &[Value]) -> Vec<String
         lines.push(format!("  {} entries of kind {kind} instead of {}", found.len(), expected.len()));
     }
     lines
+}
+
+/// The same with the keys of every object in alphabetical order: as the workspace is built, objects keep the order in which
+/// they were read, which means nothing.
+fn canonical(value: &Value) -> Value {
+    match value {
+        Value::Array(elements) => elements.iter().map(canonical).collect(),
+        Value::Object(fields) => {
+            let sorted: BTreeMap<_, _> =
+                fields.iter().map(|(key, value)| (key.clone(), canonical(value))).collect();
+            Value::Object(sorted.into_iter().collect())
+        }
+        other => other.clone(),
+    }
 }
 
 /// The elements of a JSON list in an order of their own.
@@ -125,4 +140,18 @@ pub fn addresses(node: &Node, device: &str) -> Result<Vec<Value>> {
         .filter_map(|link| link.get("addr_info"))
         .flat_map(sorted)
         .collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_order_of_keys_is_no_difference_and_a_value_is_one() {
+        let of = |text: &str| vec![serde_json::from_str::<Value>(text).unwrap()];
+        let (one, same, other) =
+            (of(r#"{"a":[{"x":1,"y":2}]}"#), of(r#"{"a":[{"y":2,"x":1}]}"#), of(r#"{"a":[]}"#));
+        assert_eq!(difference("link", &one, &same), Vec::<String>::new());
+        assert_eq!(difference("link", &one, &other).len(), 2);
+    }
 }
