@@ -53,6 +53,12 @@ impl Contest {
         std::mem::take(&mut self.postponed)
     }
 
+    /// Entries that were undone while they were corrected: their turn comes again at once, after whatever else is waiting.
+    pub(super) fn put_off(&mut self, entries: impl Iterator<Item = EntryKey>, now: Duration) {
+        self.postponed.entries.extend(entries);
+        self.due = Some(now);
+    }
+
     /// Leaves out the steps that have to wait. `None`: without them the device is of no use, so nothing can be done now.
     pub(super) fn admit_steps(
         &mut self,

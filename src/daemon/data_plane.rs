@@ -269,7 +269,7 @@ impl<K: Kernel> DataPlane<K> {
     /// Applies a plan, then whatever somebody else changed in the meantime (at `now`, if that may be a fight).
     fn carry_out(&mut self, mut plan: Plan, now: Option<Duration>) -> Report {
         let mut report = Report::default();
-        for _ in 0..ROUNDS {
+        for round in 1..=ROUNDS {
             let changes = self.apply(&plan, &mut report);
             // A change of the device needs the caller's error handling.
             self.unseen.extend(changes.iter().filter(|change| change.key().is_none()).cloned());
@@ -285,6 +285,10 @@ impl<K: Kernel> DataPlane<K> {
                 .filter(|operation| !self.failed.contains_key(&operation.key()))
                 .collect();
             if failing.is_empty() {
+                break;
+            }
+            if round == ROUNDS {
+                self.contest.put_off(failing.iter().map(Operation::key), now.unwrap_or_default());
                 break;
             }
             plan = Plan { operations: failing, ..Plan::default() };
@@ -455,6 +459,17 @@ mod tests {
             DataPlane::new(FakeKernel { state, ..FakeKernel::default() }, first.leases, wanted());
         assert_eq!(second.resync(None).unwrap(), Report::default());
         assert_eq!((second.kernel.operations.len(), second.kernel.steps.len()), (0, 0));
+    }
+
+    #[test]
+    fn what_is_undone_while_it_is_repaired_is_repaired_again_and_not_forgotten() {
+        let mut plane = started(wanted(), FakeKernel::default());
+        plane.kernel.undoing = 5;
+        put(&mut plane, 2, 2);
+        assert_ne!(plane.kernel.state.entries, desired(&plane), "somebody was quicker so far");
+        let now = plane.due().expect("its turn comes again");
+        plane.correct_what_is_fought_over(now).unwrap();
+        assert_eq!((plane.kernel.state.entries.clone(), plane.due()), (desired(&plane), None));
     }
 
     #[test]

@@ -33,6 +33,8 @@ pub(crate) struct FakeKernel {
     pub(crate) on_link: BTreeSet<Ipv4Addr>,
     /// How often it was dumped.
     pub(crate) dumps: usize,
+    /// So many neighbours are deleted by somebody else as soon as they are there.
+    pub(crate) undoing: usize,
     /// Queued notifications.
     pub(crate) queue: Vec<Change>,
 }
@@ -170,6 +172,10 @@ impl Kernel for FakeKernel {
                 continue;
             }
             self.interfere(operation);
+            if let (Operation::PutNeighbor(ip, mac), 1..) = (*operation, self.undoing) {
+                self.undoing -= 1;
+                self.interfere(&Operation::DeleteNeighbor(ip, mac));
+            }
             results.push(Ok(()));
         }
         results
