@@ -155,6 +155,10 @@ impl<K: Kernel> DataPlane<K> {
             let echo = self.kernel.queued();
             self.unseen.extend(echo.into_iter().filter(|change| *change == Change::Underlay));
             observed = self.kernel.observe(&scope)?;
+            if observed.vtep.is_none() {
+                // Somebody took it away meanwhile, and the notification went with the echo of our own steps.
+                self.unseen.push(Change::Device);
+            }
         }
         self.vtep.tx_checksum = device::settled_tx_checksum(&self.vtep, observed.vtep.as_ref());
         self.settled = true;
