@@ -30,6 +30,8 @@ pub mod command;
 pub mod daemon;
 pub mod facts;
 pub mod firewall;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 pub mod health;
 pub mod kernel;
 pub mod logging;

@@ -3,6 +3,10 @@
 //! A change is one `iptables-restore`, which is atomic per table; before and after it `iptables-save` is compared with what
 //! is wanted. Where our jump stands in a built-in chain is not fought over.
 
+#[cfg(any(test, fuzzing))]
+#[path = "../../fuzz/bodies/iptables_save.rs"]
+#[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+pub(crate) mod fuzz;
 mod plan;
 mod save;
 mod tools;

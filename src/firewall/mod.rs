@@ -5,8 +5,8 @@
 pub mod checks;
 pub mod choice;
 mod error;
-mod iptables;
-mod nftables;
+pub(crate) mod iptables;
+pub(crate) mod nftables;
 mod obstacle;
 
 use std::time::Duration;

@@ -5,6 +5,10 @@
 
 mod decode;
 mod encode;
+#[cfg(any(test, fuzzing))]
+#[path = "../../fuzz/bodies/nftables.rs"]
+#[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+pub(crate) mod fuzz;
 mod ruleset;
 mod socket;
 

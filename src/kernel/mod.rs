@@ -18,6 +18,10 @@ mod apply;
 mod ethtool;
 #[cfg(test)]
 pub(crate) mod fake;
+#[cfg(any(test, fuzzing))]
+#[path = "../../fuzz/bodies/netlink.rs"]
+#[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+pub(crate) mod fuzz;
 mod linux;
 mod message;
 mod observe;

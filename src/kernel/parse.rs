@@ -264,7 +264,10 @@ pub(super) fn route(payload: &[u8]) -> Option<RouteEntry> {
 fn route_attribute(entry: &mut RouteEntry, attribute: &NlaBuffer<&[u8]>) -> Option<()> {
     let value = attribute.value();
     match attribute.kind() {
-        libc::RTA_DST => entry.route.dst = Ipv4Network::new(ipv4(value)?, entry.route.dst.prefix()).ok()?,
+        libc::RTA_DST => {
+            let found = Ipv4Network::new(ipv4(value)?, entry.route.dst.prefix()).ok()?;
+            entry.route.dst = Ipv4Network::new(found.network(), found.prefix()).ok()?;
+        }
         libc::RTA_PRIORITY => entry.route.metric = number(value)?,
         libc::RTA_OIF => entry.device = number(value),
         libc::RTA_GATEWAY => entry.route.gateway = ipv4(value),

@@ -92,14 +92,7 @@ impl Watch {
     pub(super) fn drain(&mut self) {
         loop {
             match socket::read(self.socket.get_ref(), &mut self.inbox) {
-                Ok(Read::Datagram) => {
-                    for message in messages(&self.inbox) {
-                        match message {
-                            Ok(message) => self.view.notice(&message, &mut self.batch),
-                            Err(_) => self.batch.lost = true,
-                        }
-                    }
-                }
+                Ok(Read::Datagram) => self.view.read(&self.inbox, &mut self.batch),
                 Ok(Read::Overrun) => self.batch.lost = true,
                 Ok(Read::Empty) => return,
                 Err(error) => {
@@ -136,6 +129,15 @@ impl Batch {
 }
 
 impl View {
+    fn read(&mut self, datagram: &[u8], batch: &mut Batch) {
+        for message in messages(datagram) {
+            match message {
+                Ok(message) => self.notice(&message, batch),
+                Err(_) => batch.lost = true,
+            }
+        }
+    }
+
     fn notice(&mut self, message: &Message<'_>, batch: &mut Batch) {
         match message.kind {
             libc::RTM_NEWLINK | libc::RTM_DELLINK => self.link(message, batch),
@@ -204,6 +206,16 @@ impl View {
             Change::RouteRemoved(route)
         });
     }
+}
+
+/// What a datagram says to a watch that knows the indexes of our device and of the one below, or neither.
+#[cfg(any(test, fuzzing))]
+pub(super) fn noticed(scope: &Scope, known: Option<(u32, u32)>, datagram: &[u8]) -> Vec<Change> {
+    let (vtep, parent) = known.unzip();
+    let mut view = View { scope: scope.clone(), vtep, parent, own_port: 0, author: None };
+    let mut batch = Batch::default();
+    view.read(datagram, &mut batch);
+    batch.into_changes()
 }
 
 /// Keeps `known`, the index of the link called `wanted`, up to date. `name` is what the link with `index` is called now,

@@ -137,11 +137,13 @@ pub fn key_of(subnet: Ipv4Network) -> String {
 /// Reads the last part of a lease's key.
 ///
 /// # Errors
-/// When it is not `A.B.C.D-LEN` with LEN at most 31 and host bits clear; dual-stack keys are not understood.
+/// When it is not `A.B.C.D-LEN` with LEN at most 31 and host bits clear; dual-stack keys are not understood. A subnet has one
+/// spelling only: with two keys for one, the end of one lease would take away the other.
 pub fn parse_key(name: &str) -> Result<Ipv4Network, LeaseError> {
     let wrong = || LeaseError::Key(name.to_owned());
     let (address, length) = name.split_once('-').ok_or_else(wrong)?;
-    if length.is_empty() || length.len() > 2 || !length.bytes().all(|byte| byte.is_ascii_digit()) {
+    let one_spelling = length == "0" || !length.starts_with('0');
+    if !one_spelling || length.len() > 2 || !length.bytes().all(|byte| byte.is_ascii_digit()) {
         return Err(wrong());
     }
     let address: Ipv4Addr = address.parse().map_err(|_| wrong())?;
@@ -283,6 +285,8 @@ mod tests {
             "10.200.88.0-32",
             "10.200.88.0/24",
             "10.200.88.0-024",
+            "10.0.0.0-08",
+            "10.0.0.0-",
             "10.200.88.0-+4",
             "010.200.88.0-24",
             "10.200.13.0-24&fd00:10:200:1a::-64",

@@ -92,20 +92,27 @@ fn chain_lines(table: &SavedTable, place: &Place, rules: &[Rule], changes: &mut 
         changes.push(format!("{hook} had more than one jump to {chain}"));
     }
     if keep == 0 && exists {
-        lines.extend(removal(table, place, jumps));
-        changes.push(format!("removed chain {chain}"));
+        remove(table, place, jumps, (&mut lines, changes));
     }
     lines
 }
 
-/// A chain that other rules lead to cannot be deleted; then it is only emptied.
-fn removal(table: &SavedTable, place: &Place, jumps: usize) -> Vec<String> {
-    let references = table.rules.iter().filter(|rule| rule.target() == Some(place.chain)).count();
-    let mut lines = vec![format!(":{} - [0:0]", place.chain)];
+/// A chain that other rules lead to cannot be deleted; then it is only emptied, once.
+fn remove(
+    table: &SavedTable,
+    place: &Place,
+    jumps: usize,
+    (lines, changes): (&mut Vec<String>, &mut Vec<String>),
+) {
+    let chain = place.chain;
+    let references = table.rules.iter().filter(|rule| rule.target() == Some(chain)).count();
     if references == jumps {
-        lines.push(format!("-X {}", place.chain));
+        lines.extend([format!(":{chain} - [0:0]"), format!("-X {chain}")]);
+        changes.push(format!("removed chain {chain}"));
+    } else if table.rules_in(chain).next().is_some() {
+        lines.push(format!(":{chain} - [0:0]"));
+        changes.push(format!("emptied chain {chain}, to which rules of others lead"));
     }
-    lines
 }
 
 fn jump_words(place: &Place) -> Vec<String> {

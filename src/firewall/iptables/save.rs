@@ -124,7 +124,7 @@ impl Saved {
 }
 
 /// Splits a line at blanks, as the shell would: quotes hold words together, a backslash takes the next character as it is.
-fn words(line: &str) -> Vec<String> {
+pub(super) fn words(line: &str) -> Vec<String> {
     let mut found = Vec::new();
     let mut word: Option<String> = None;
     let mut quoted = false;

@@ -183,7 +183,7 @@ fn is_reject_target(attribute: &DefaultNla) -> bool {
 }
 
 /// The comment in user data as `nft` writes it: entries of type, length, value; a comment has type 0.
-fn comment(mut data: &[u8]) -> Option<String> {
+pub(super) fn comment(mut data: &[u8]) -> Option<String> {
     while let [kind, length, rest @ ..] = data {
         let (value, next) = rest.split_at_checked(usize::from(*length))?;
         if *kind == 0 {

@@ -191,7 +191,7 @@ impl Notifications {
     }
 }
 
-fn notification(bytes: &[u8]) -> Notification {
+pub(super) fn notification(bytes: &[u8]) -> Notification {
     match NetlinkMessage::<NetfilterMessage>::deserialize(bytes) {
         Ok(NetlinkMessage { header, payload: NetlinkPayload::InnerMessage(message), .. }) => {
             Notification::Change { port: header.port_number, message }
@@ -215,7 +215,7 @@ fn open(groups: u32) -> Result<(OwnedFd, u32), Errno> {
 }
 
 /// The messages of a datagram, each with its header.
-fn messages(mut datagram: &[u8]) -> impl Iterator<Item = &[u8]> {
+pub(super) fn messages(mut datagram: &[u8]) -> impl Iterator<Item = &[u8]> {
     std::iter::from_fn(move || {
         let length = usize::try_from(NetlinkBuffer::new_checked(datagram).ok()?.length()).ok()?;
         let (message, _) = datagram.split_at_checked(length)?;
