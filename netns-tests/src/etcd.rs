@@ -10,6 +10,7 @@ use anyhow::{Context, Result, bail, ensure};
 use nix::sys::signal::Signal;
 
 use crate::binaries;
+use crate::certificates;
 use crate::etcd_v2::V2;
 use crate::eventually::eventually;
 use crate::lab::Spec;
@@ -66,14 +67,6 @@ pub struct Etcd {
 }
 
 impl Etcd {
-    /// With TLS, what has to be written into every node of etcd before it is started: the certificate authority, the
-    /// server's certificate and key.
-    pub const TLS_FILES: [&str; 3] = ["/etc/etcd/ca.pem", "/etc/etcd/server.pem", "/etc/etcd/server-key.pem"];
-    /// With TLS, what has to be written into every node of a daemon: the certificate authority, the client's certificate
-    /// and key.
-    pub const CLIENT_TLS_FILES: [&str; 3] =
-        ["/etc/flannel/ca.pem", "/etc/flannel/client.pem", "/etc/flannel/client-key.pem"];
-
     /// Makes a cluster of the given nodes without starting it.
     #[must_use]
     pub fn new(nodes: Vec<(Arc<Node>, Ipv4Addr)>, spec: &Spec) -> Self {
@@ -83,7 +76,7 @@ impl Etcd {
             arguments.push("--enable-v2".to_owned());
         }
         if spec.etcd_tls {
-            let [ca, certificate, key] = Self::TLS_FILES;
+            let [ca, certificate, key] = certificates::SERVER_FILES;
             arguments.push(format!("--trusted-ca-file={ca}"));
             arguments.push(format!("--cert-file={certificate}"));
             arguments.push(format!("--key-file={key}"));
@@ -91,12 +84,6 @@ impl Etcd {
         }
         let members = nodes.into_iter().map(member).collect();
         Self { members, api: spec.etcd_api, tls: spec.etcd_tls, arguments }
-    }
-
-    /// The files a daemon needs to connect, if etcd wants TLS.
-    #[must_use]
-    pub fn tls_files(&self) -> Option<[&'static str; 3]> {
-        self.tls.then_some(Self::CLIENT_TLS_FILES)
     }
 
     fn url(&self, member: &Member) -> String {

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, ensure};
 
+use crate::certificates::{Authority, CLIENT_FILES};
 use crate::cni::{CONFLIST, ROLE_CONFLIST};
 use crate::etcd::{Api, Etcd};
 use crate::eventually::eventually;
@@ -36,7 +37,7 @@ pub struct Spec {
     pub etcd_members: u8,
     /// the store that holds the network; the other one stays empty, and v2 is served only if it is this one
     pub etcd_api: Api,
-    /// etcd wants TLS and client certificates; the files have to be written before etcd is started ([`Etcd::TLS_FILES`])
+    /// etcd wants TLS and client certificates; every node gets its own, and [`Lab::options`] names it
     pub etcd_tls: bool,
     /// further words for each member's command line
     pub etcd_arguments: Vec<String>,
@@ -76,6 +77,7 @@ pub struct Lab {
     nodes: Vec<Arc<Node>>,
     switch: Switch,
     underlay: Underlay,
+    authority: Option<Authority>,
     folder: Arc<LabFolder>,
 }
 
@@ -112,12 +114,16 @@ impl Lab {
             nodes: Vec::new(),
             switch: Switch::start(&folder)?,
             underlay: spec.underlay.clone(),
+            authority: if spec.etcd_tls { Some(Authority::new()?) } else { None },
             folder,
         };
         let mut members = Vec::new();
         for number in 1..=spec.etcd_members {
             let node = Node::start(&lab.folder, &format!("etcd{number}"))?;
             let address = lab.connect(&node, 100 + number)?;
+            if let Some(authority) = &lab.authority {
+                authority.equip_server(&node, address)?;
+            }
             members.push((node, address));
         }
         lab.etcd = Etcd::new(members, spec);
@@ -169,6 +175,9 @@ impl Lab {
         node.run("sysctl -qw net.ipv6.conf.default.accept_dad=0 net.ipv6.conf.all.accept_dad=0")?;
         self.connect(node, 110 + number)?;
         node.write(CONFLIST, ROLE_CONFLIST)?;
+        if let Some(authority) = &self.authority {
+            authority.equip_client(node)?;
+        }
         self.nodes.push(Arc::clone(node));
         Ok(())
     }
@@ -246,13 +255,12 @@ impl Lab {
     /// The options the role would give the daemon of node `number`.
     #[must_use]
     pub fn options(&self, number: u8) -> Options {
-        let options = match self.etcd.tls_files() {
-            Some([ca, certificate, key]) => Options::default()
-                .flag("etcd-cafile", ca)
-                .flag("etcd-certfile", certificate)
-                .flag("etcd-keyfile", key),
-            None => Options::default(),
-        };
+        let mut options = Options::default();
+        if self.authority.is_some() {
+            let names = ["etcd-cafile", "etcd-certfile", "etcd-keyfile"];
+            let files = names.iter().zip(CLIENT_FILES);
+            options = files.fold(options, |options, (name, file)| options.flag(name, file));
+        }
         options
             .flag("etcd-endpoints", self.etcd.endpoints())
             .flag("etcd-prefix", PREFIX)

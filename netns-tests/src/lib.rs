@@ -12,6 +12,7 @@
 
 pub mod bench;
 pub mod binaries;
+pub mod certificates;
 pub mod cgroups;
 pub mod cni;
 pub mod command;

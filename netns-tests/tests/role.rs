@@ -7,11 +7,9 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use netns_tests::etcd::Etcd;
-use netns_tests::lab::{DEVICE, PREFIX};
+use netns_tests::lab::DEVICE;
 use netns_tests::{Api, Flanneld, Lab, Node, Options, Spec, Underlay, binaries, observe};
 use nix::sys::signal::Signal;
-use rcgen::{BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
 
 const UNITS: [&str; 2] = [
     include_str!("../fixtures/role/flanneld.service"),
@@ -20,46 +18,6 @@ const UNITS: [&str; 2] = [
 const README: &str = include_str!("../fixtures/role/readme-variables.yml");
 const NETWORK_CONFIG: &str = include_str!("../fixtures/role/etcd-config.json");
 const PROGRAM: &str = "/usr/local/sbin/flanneld";
-
-/// A certificate authority with what it signed for etcd and for flannel, as PEM.
-struct Certificates {
-    ca: String,
-    server: [String; 2],
-    client: [String; 2],
-}
-
-impl Certificates {
-    fn new() -> Result<Self> {
-        let mut params = CertificateParams::new(Vec::new())?;
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        let key = KeyPair::generate()?;
-        let ca = params.self_signed(&key)?.pem();
-        let issuer = Issuer::new(params, key);
-        let sign = |names: &[&str], usage: ExtendedKeyUsagePurpose| -> Result<[String; 2]> {
-            let mut params =
-                CertificateParams::new(names.iter().map(|&name| name.to_owned()).collect::<Vec<_>>())?;
-            params.extended_key_usages = vec![usage];
-            let key = KeyPair::generate()?;
-            Ok([params.signed_by(&key, &issuer)?.pem(), key.serialize_pem()])
-        };
-        let server = sign(&["10.8.0.101", "127.0.0.1"], ExtendedKeyUsagePurpose::ServerAuth)?;
-        let client = sign(&[], ExtendedKeyUsagePurpose::ClientAuth)?;
-        Ok(Self { ca, server, client })
-    }
-
-    fn give_to_etcd(&self, node: &Node) -> Result<()> {
-        let texts = [&self.ca, &self.server[0], &self.server[1]];
-        Etcd::TLS_FILES.iter().zip(texts).try_for_each(|(path, text)| node.write(path, text))
-    }
-
-    /// Where the role copies them to.
-    fn give_to_worker(&self, node: &Node) -> Result<()> {
-        let texts = [&self.ca, &self.client[0], &self.client[1]];
-        let names = ["ca-etcd.pem", "cert-etcd.pem", "cert-etcd-key.pem"];
-        let paths = names.map(|name| format!("/var/lib/kubernetes/{name}"));
-        paths.iter().zip(texts).try_for_each(|(path, text)| node.write(path, text))
-    }
-}
 
 /// Puts the daemon where the role does, without anybody else seeing it.
 fn install(node: &Node) -> Result<()> {
@@ -105,24 +63,22 @@ fn start_unit(node: &std::sync::Arc<Node>, unit: &str) -> Result<Flanneld> {
     Ok(daemon)
 }
 
-fn lab_of_the_role(certificates: &Certificates) -> Result<Lab> {
-    let underlay = Underlay::Veth { device: "wg0".to_owned(), mtu: 1420 };
-    let spec = Spec { nodes: 2, underlay, etcd_api: Api::V2, etcd_tls: true, ..Spec::default() };
-    let mut lab = Lab::without_etcd(&spec)?;
-    certificates.give_to_etcd(lab.etcd().node(0)?)?;
-    lab.etcd_mut().start()?;
-    lab.etcd().put(&format!("{PREFIX}/config"), NETWORK_CONFIG.trim_end())?;
-    for node in lab.nodes() {
-        certificates.give_to_worker(node)?;
-        install(node)?;
-    }
+fn lab_of_the_role() -> Result<Lab> {
+    let lab = Lab::start(&Spec {
+        nodes: 2,
+        underlay: Underlay::Veth { device: "wg0".to_owned(), mtu: 1420 },
+        etcd_api: Api::V2,
+        etcd_tls: true,
+        network_config: NETWORK_CONFIG.trim_end().to_owned(),
+        ..Spec::default()
+    })?;
+    lab.nodes().iter().try_for_each(|node| install(node))?;
     Ok(lab)
 }
 
 #[test]
 fn the_role_s_units_and_its_readme_s_variables_run_as_they_stand() -> Result<()> {
-    let certificates = Certificates::new()?;
-    let lab = lab_of_the_role(&certificates)?;
+    let lab = lab_of_the_role()?;
     let (first, second) = (lab.node(1)?, lab.node(2)?);
 
     // The README's interface is tap0: so is this node's. Only the endpoints come from elsewhere, as they do for the role.

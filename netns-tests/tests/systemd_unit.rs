@@ -6,48 +6,22 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result, ensure};
 use netns_tests::command::install::install;
-use netns_tests::etcd::Etcd;
 use netns_tests::lab::{DEVICE, PREFIX};
 use netns_tests::systemd::property;
 use netns_tests::{Lab, Node, Spec, Underlay, binaries, eventually, lab, lease, observe};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 
+const CONFIG_FILE: &str = "/etc/flannel/flanneld.yml";
 const UNIT: &str = "flanneld.service";
 const ROLE_UNIT: &str = include_str!("../fixtures/role/flanneld-execstartpost.service");
 const DROP_IN: &str = include_str!("../../systemd/flanneld.service.d/10-options.conf");
 
-/// What the role copies to a worker, and what etcd needs.
-fn write_certificates(etcd: &Node, worker: &Node) -> Result<()> {
-    let mut params = CertificateParams::new(Vec::new())?;
-    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    let key = KeyPair::generate()?;
-    let ca = params.self_signed(&key)?.pem();
-    let issuer = Issuer::new(params, key);
-    let client = ["ca-etcd.pem", "cert-etcd.pem", "cert-etcd-key.pem"]
-        .map(|name| format!("/var/lib/kubernetes/{name}"));
-    for (node, [ca_path, certificate_path, key_path]) in
-        [(etcd, Etcd::TLS_FILES.map(str::to_owned)), (worker, client)]
-    {
-        let key = KeyPair::generate()?;
-        let params = CertificateParams::new(vec!["10.8.0.101".to_owned(), "127.0.0.1".to_owned()])?;
-        node.write(&ca_path, &ca)?;
-        node.write(&certificate_path, &params.signed_by(&key, &issuer)?.pem())?;
-        node.write(&key_path, &key.serialize_pem())?;
-    }
-    Ok(())
-}
-
 /// A node as in the role's examples: `wg0` with 10.8.0.111, etcd behind TLS at 10.8.0.101, our programs installed, one peer.
 fn host() -> Result<(Lab, Arc<Node>)> {
     let underlay = Underlay::Veth { device: "wg0".to_owned(), mtu: 1420 };
-    let mut lab = Lab::without_etcd(&Spec { nodes: 0, underlay, etcd_tls: true, ..Spec::default() })?;
+    let mut lab = Lab::start(&Spec { nodes: 0, underlay, etcd_tls: true, ..Spec::default() })?;
     let node = lab.add_node_with_systemd()?;
-    write_certificates(lab.etcd().node(0)?, &node)?;
-    lab.etcd_mut().start()?;
-    lab.etcd()
-        .put(&format!("{PREFIX}/config"), r#"{"Network":"10.200.0.0/16","Backend":{"Type": "vxlan"}}"#)?;
     lab.etcd().put(
         &format!("{PREFIX}/subnets/10.200.201.0-24"),
         &lease::value("10.8.0.112", "02:00:00:00:00:0a"),

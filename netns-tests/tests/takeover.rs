@@ -3,57 +3,19 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
 use anyhow::Result;
-use netns_tests::etcd::Etcd;
 use netns_tests::flanneld::SUBNET_FILE;
-use netns_tests::lab::{DEVICE, PREFIX};
+use netns_tests::lab::DEVICE;
 use netns_tests::monitor::Recorder;
 use netns_tests::recorded::{DeviceState, Recorded};
 use netns_tests::scenario::Traffic;
-use netns_tests::{Flanneld, Lab, Node, Pod, Spec, observe};
+use netns_tests::{Flanneld, Lab, Pod, Spec, observe};
 use nix::sys::signal::Signal;
-use rcgen::{BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
-
-fn named(name: &str, addresses: &[&str]) -> Result<CertificateParams> {
-    let addresses: Vec<String> = addresses.iter().map(|&address| address.to_owned()).collect();
-    let mut params = CertificateParams::new(addresses)?;
-    params.distinguished_name.push(DnType::CommonName, name);
-    Ok(params)
-}
-
-/// Makes an authority and gives etcd and the nodes what it signed.
-fn write_certificates(lab: &Lab) -> Result<()> {
-    let mut authority = named("etcd-ca", &[])?;
-    authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    let key = KeyPair::generate()?;
-    let ca = authority.self_signed(&key)?.pem();
-    let issuer = Issuer::new(authority, key);
-    let server = named("etcd", &["10.8.0.101", "127.0.0.1"])?;
-    let mut client = named("k8s-etcd", &[])?;
-    client.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
-    let write = |nodes: &mut dyn Iterator<Item = &std::sync::Arc<Node>>,
-                 files: [&str; 3],
-                 params: CertificateParams| {
-        let key = KeyPair::generate()?;
-        let pems = [ca.clone(), params.signed_by(&key, &issuer)?.pem(), key.serialize_pem()];
-        for node in nodes {
-            for (file, pem) in files.iter().zip(&pems) {
-                node.write(file, pem)?;
-            }
-        }
-        anyhow::Ok(())
-    };
-    write(&mut lab.etcd().nodes(), Etcd::TLS_FILES, server)?;
-    write(&mut lab.nodes().iter(), Etcd::CLIENT_TLS_FILES, client)
-}
 
 #[test]
 fn go_nodes_of_the_role_are_taken_over_without_a_lost_packet_or_a_write_to_the_kernel() -> Result<()> {
     let recorded = Recorded::open("v0.16.1")?;
     let spec = Spec { nodes: 2, etcd_tls: true, ..recorded.spec()? };
-    let mut lab = Lab::without_etcd(&spec)?;
-    write_certificates(&lab)?;
-    lab.etcd_mut().start()?;
-    lab.etcd().put(&format!("{PREFIX}/config"), &spec.network_config)?;
+    let lab = Lab::start(&spec)?;
     recorded.put_leases(&lab)?;
     recorded.install(lab.node(1)?)?;
     recorded.install_other(lab.node(2)?, Lab::public_ip(2))?;
