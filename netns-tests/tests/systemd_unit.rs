@@ -1,5 +1,5 @@
-//! The shipped unit and the one that the Ansible role renders, under a real systemd: sandbox, notification, `ExecStartPost`, restart,
-//! watchdog, journal.
+//! The shipped unit and the one that the Ansible role renders, under a real systemd: sandbox, notification, `ExecStartPost`, reload,
+//! restart, watchdog, journal.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
 use std::sync::Arc;
@@ -97,6 +97,24 @@ fn stop_and_kill(node: &Node, has_watchdog: bool) -> Result<()> {
     is_programmed(node)
 }
 
+/// `systemctl reload` ends when the options of the file are in effect, or else with the old ones, and never ends the process.
+fn reload_takes_over_the_file(node: &Node) -> Result<()> {
+    let accepts = || anyhow::Ok(node.run("nft list table ip flannel-ipv4")?.contains(" accept comment "));
+    let process = main_pid(node)?;
+    assert!(accepts()?, "{}", node.run("nft list table ip flannel-ipv4")?);
+    for (option, expected) in [("no", false), ("[", false), ("yes", true)] {
+        node.write(CONFIG_FILE, &format!("iptables-forward-rules: {option}\n"))?;
+        systemctl(node, "reload")?;
+        eventually(lab::CONVERGENCE, "the rules follow the file", || {
+            ensure!(accepts()? == expected, "iptables-forward-rules: {option}");
+            ensure!(property(node, UNIT, "ActiveState")? == "active", "still reloading");
+            Ok(())
+        })?;
+    }
+    assert_eq!(main_pid(node)?, process, "no restart");
+    Ok(())
+}
+
 /// What the sandbox leaves, seen from inside the running process.
 fn is_closed_in(node: &Node) -> Result<()> {
     let status = node.read(&format!("/proc/{}/status", main_pid(node)?))?;
@@ -129,7 +147,11 @@ fn the_shipped_unit_runs_closed_in_watched_and_restarted() -> Result<()> {
         "[Service]\nWatchdogSec=2\nRestartSec=100ms\n",
     )?;
     for firewall in ["nftables", "iptables"] {
-        node.write("/etc/default/flanneld", &format!("FLANNELD_FIREWALL={firewall}\n"))?;
+        node.write(CONFIG_FILE, "iptables-forward-rules: yes\n")?;
+        node.write(
+            "/etc/default/flanneld",
+            &format!("FLANNELD_FIREWALL={firewall}\nFLANNELD_CONFIG_FILE={CONFIG_FILE}\n"),
+        )?;
         node.run("systemctl daemon-reload")?;
         systemctl(&node, "start")?;
         is_programmed(&node)?;
@@ -144,6 +166,7 @@ fn the_shipped_unit_runs_closed_in_watched_and_restarted() -> Result<()> {
         node.run(&format!("ip link del {DEVICE}"))?;
         eventually(lab::CONVERGENCE, "the device is back", || is_programmed(&node))?;
         if firewall == "nftables" {
+            reload_takes_over_the_file(&node)?;
             stop_and_kill(&node, true)?;
         } else {
             systemctl(&node, "stop")?;
