@@ -14,8 +14,8 @@ use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::process::ExitCode;
 
-use super::arguments::{Arguments, Read, Switch, Usage, read};
-use super::{Command, print, running};
+use super::arguments::{Arguments, Switch, Usage};
+use super::{Command, arguments, print, running};
 use crate::facts as facts_of_host;
 use crate::kernel::{LinuxKernel, ReceiveBuffers};
 use crate::options::{self, Invocation, Options, Origin};
@@ -37,21 +37,14 @@ const USAGE: Usage = Usage {
 const JSON: &str = "json";
 
 fn run(words: Vec<OsString>) -> ExitCode {
-    let arguments = match read(&USAGE, words, std::env::vars_os()) {
-        Ok(Read::Arguments(arguments)) => arguments,
-        Ok(Read::Help(text)) => {
-            print(&text);
-            return ExitCode::SUCCESS;
-        }
-        Err(error) => {
-            eprintln!("flanneld check: {error}");
-            return ExitCode::from(error.exit_code());
-        }
+    let arguments = match arguments(&USAGE, words) {
+        Ok(arguments) => arguments,
+        Err(code) => return code,
     };
     match check(&arguments) {
         Ok(report) => {
-            print(&if arguments.has(JSON) { text::json(&report) } else { text::render(&report) });
-            if report.findings.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+            let text = if arguments.has(JSON) { text::json(&report) } else { text::render(&report) };
+            print(&text, if report.findings.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
         }
         Err(error) => {
             eprintln!("flanneld check: {error:#}");

@@ -16,8 +16,8 @@ use std::process::ExitCode;
 
 use ipnetwork::Ipv4Network;
 
-use super::arguments::{Arguments, Read, Switch, Usage, read};
-use super::{Command, print, running};
+use super::arguments::{Arguments, Switch, Usage};
+use super::{Command, arguments, print, running};
 use crate::firewall::{Firewall, FirewallOptions};
 use crate::kernel::{Kernel, KernelError, LinuxKernel, ReceiveBuffers, Scope, command_of};
 use crate::model::device::DeviceStep;
@@ -80,16 +80,9 @@ impl Outcome {
 }
 
 fn run(words: Vec<OsString>) -> ExitCode {
-    let arguments = match read(&USAGE, words, std::env::vars_os()) {
-        Ok(Read::Arguments(arguments)) => arguments,
-        Ok(Read::Help(text)) => {
-            print(&text);
-            return ExitCode::SUCCESS;
-        }
-        Err(error) => {
-            eprintln!("flanneld cleanup: {error}");
-            return ExitCode::from(error.exit_code());
-        }
+    let arguments = match arguments(&USAGE, words) {
+        Ok(arguments) => arguments,
+        Err(code) => return code,
     };
     let options = &arguments.configured.options;
     if let Some(who) = daemon(options).filter(|_| !arguments.has(FORCE)) {
@@ -106,8 +99,7 @@ fn run(words: Vec<OsString>) -> ExitCode {
         }
     };
     let outcome = runtime.block_on(clean(&arguments));
-    print(&outcome.render());
-    if outcome.failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    print(&outcome.render(), if outcome.failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// The daemon that runs here, in words.

@@ -14,7 +14,10 @@ mod status;
 mod words;
 
 use std::ffi::{OsStr, OsString};
+use std::io::{self, Write};
 use std::process::ExitCode;
+
+use arguments::{Arguments, Read, Usage, read};
 
 /// A word that may follow `flanneld` on the command line.
 #[derive(Debug, Clone, Copy)]
@@ -43,9 +46,27 @@ pub fn help() -> String {
     ALL.iter().map(|command| format!("  {:<12} {}\n", command.name, command.summary)).collect()
 }
 
-/// Prints what a command has to say. Somebody who closes the pipe early (`| head`) has read enough.
-fn print(text: &str) {
-    use std::io::Write;
-    let mut out = std::io::stdout().lock();
-    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+/// The options of a command; or, where it ends with the reading, its exit code: the help was asked for, or a word is wrong.
+fn arguments(usage: &Usage, words: Vec<OsString>) -> Result<Box<Arguments>, ExitCode> {
+    match read(usage, words, std::env::vars_os()) {
+        Ok(Read::Arguments(arguments)) => Ok(arguments),
+        Ok(Read::Help(text)) => Err(print(&text, ExitCode::SUCCESS)),
+        Err(error) => {
+            eprintln!("flanneld {}: {error}", usage.command);
+            Err(ExitCode::from(error.exit_code()))
+        }
+    }
+}
+
+/// Prints what a command has to say and ends it with `code`. Somebody who closes the pipe early (`| head`) has read enough; a text
+/// that does not fit on the disk is missed.
+fn print(text: &str, code: ExitCode) -> ExitCode {
+    let mut out = io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            eprintln!("flanneld: cannot write to standard output: {error}");
+            ExitCode::FAILURE
+        }
+        _ => code,
+    }
 }

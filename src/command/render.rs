@@ -2,10 +2,9 @@
 //! effect with its origin. Changes nothing.
 
 use std::ffi::OsString;
-use std::io::Write;
 use std::process::ExitCode;
 
-use super::Command;
+use super::{Command, print};
 use crate::facts;
 use crate::options::{self, What};
 
@@ -29,7 +28,7 @@ fn run(mut words: Vec<OsString>) -> ExitCode {
         }
     };
     match options::render(what, words, std::env::vars_os(), &facts::outside()) {
-        Ok(text) => print(&text),
+        Ok(text) => print(&text, ExitCode::SUCCESS),
         Err(error) => {
             eprintln!("flanneld render: {error}");
             ExitCode::from(error.exit_code())
@@ -50,17 +49,6 @@ fn take_what(words: &mut Vec<OsString>) -> Option<What> {
     let what = named(words.last())?;
     words.pop();
     Some(what)
-}
-
-/// Nobody may be there to read any more (`| head`): that is no error worth a panic.
-fn print(text: &str) -> ExitCode {
-    match std::io::stdout().write_all(text.as_bytes()) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("flanneld render: {error}");
-            ExitCode::FAILURE
-        }
-    }
 }
 
 #[cfg(test)]

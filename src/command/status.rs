@@ -9,8 +9,8 @@ use std::process::ExitCode;
 
 use serde::Serialize;
 
-use super::arguments::{Read, Switch, Usage, read};
-use super::{Command, print};
+use super::arguments::{Switch, Usage};
+use super::{Command, arguments, print};
 use crate::kernel::{Kernel, LinuxKernel, ReceiveBuffers, Scope, command_of_step};
 use crate::model::device;
 use crate::status::answer::Answer;
@@ -42,16 +42,9 @@ struct Report<'a> {
 }
 
 fn run(words: Vec<OsString>) -> ExitCode {
-    let arguments = match read(&USAGE, words, std::env::vars_os()) {
-        Ok(Read::Arguments(arguments)) => arguments,
-        Ok(Read::Help(text)) => {
-            print(&text);
-            return ExitCode::SUCCESS;
-        }
-        Err(error) => {
-            eprintln!("flanneld status: {error}");
-            return ExitCode::from(error.exit_code());
-        }
+    let arguments = match arguments(&USAGE, words) {
+        Ok(arguments) => arguments,
+        Err(code) => return code,
     };
     let options = &arguments.configured.options;
     let answer = match status_socket::ask(&status_socket::path_beside(&options.subnet_file)) {
@@ -64,14 +57,14 @@ fn run(words: Vec<OsString>) -> ExitCode {
     };
     let differences = device_differences(&answer);
     let differences = differences.as_deref();
-    if arguments.has(JSON) {
+    let text = if arguments.has(JSON) {
         let report = Report { answer: &answer, device_differences: differences };
-        print(&format!("{}\n", serde_json::to_string_pretty(&report).unwrap_or_default()));
+        format!("{}\n", serde_json::to_string_pretty(&report).unwrap_or_default())
     } else {
-        print(&text::render(&answer, differences));
-    }
-    let right = answer.ready && differences.is_none_or(<[String]>::is_empty);
-    if right && text::troubles(&answer) == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+        text::render(&answer, differences)
+    };
+    let right = answer.ready && differences.is_none_or(<[String]>::is_empty) && text::troubles(&answer) == 0;
+    print(&text, if right { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// What the daemon would do to the device now, as commands.
