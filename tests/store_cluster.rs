@@ -197,6 +197,36 @@ async fn a_paused_member_is_left<S: LeaseStore>(open: fn(&Config) -> S, metric: 
     }
 }
 
+/// The keepalive would take half a minute. Nobody is told of a trouble, as there is none.
+async fn a_half_open_watch_is_left_when_the_address_changes<S: LeaseStore>(open: fn(&Config) -> S) {
+    let server = etcd(&["--enable-v2"]).await;
+    let proxy = Proxy::to(&server).await;
+    let (store, writing) = (open(&proxy.config()), open(&server.config()));
+    let mut watching = Watching::from(&store, store.list().await.unwrap().next);
+    for number in 1..4 {
+        held(writing.create(subnet(number), &attrs(number), DAY).await.unwrap());
+        // What came last may come again.
+        loop {
+            match watching.next().await {
+                Update::Events(events) if events.iter().any(|event| is_put(event, number)) => break,
+                Update::Events(_) => {}
+                other => panic!("{other:?}"),
+            }
+        }
+        proxy.freeze();
+        store.reconnect();
+        store.list().await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_changed_address_is_followed_by_calls_and_watches() {
+    tokio::join!(
+        a_half_open_watch_is_left_when_the_address_changes(v3),
+        a_half_open_watch_is_left_when_the_address_changes(v2),
+    );
+}
+
 /// The time is that of the keepalive (v3) and of a long poll (v2): spent once for all.
 #[tokio::test]
 async fn a_watch_on_which_nothing_can_come_any_more_is_opened_anew() {

@@ -24,8 +24,10 @@ pub struct Measured {
     pub fault: String,
     /// from the fault to the last change that the repair needed
     pub whole: Duration,
-    /// the longest time between two answers to a ping while that happened; `None` without traffic
+    /// the longest time without an answer to a ping from pod to pod; `None` without traffic
     pub silence: Option<Duration>,
+    /// the same from node to node below the overlay, where the fault concerns the underlay: nothing of ours can be faster
+    pub below: Option<Duration>,
 }
 
 /// From when on the time counts.
@@ -45,19 +47,26 @@ pub struct Scene<'a> {
     lab: &'a Lab,
     daemon: &'a Flanneld,
     ping: Option<&'a Ping>,
+    below: Option<&'a Ping>,
 }
 
 impl<'a> Scene<'a> {
     /// Faults are done to the node of `daemon`.
     #[must_use]
     pub fn new(lab: &'a Lab, daemon: &'a Flanneld) -> Self {
-        Self { lab, daemon, ping: None }
+        Self { lab, daemon, ping: None, below: None }
     }
 
     /// With a ping through the node.
     #[must_use]
     pub fn with_traffic(self, ping: &'a Ping) -> Self {
         Self { ping: Some(ping), ..self }
+    }
+
+    /// With a ping from node to node below the overlay.
+    #[must_use]
+    pub fn with_underlay(self, below: &'a Ping) -> Self {
+        Self { below: Some(below), ..self }
     }
 
     /// The node.
@@ -82,19 +91,23 @@ impl<'a> Scene<'a> {
             Since::Fault => None,
             _ => Some(Recorder::start(self.daemon.node())?),
         };
-        self.ping.iter().for_each(|ping| ping.forget_silence());
+        let forget = || [self.ping, self.below].iter().flatten().for_each(|ping| ping.forget_silence());
+        forget();
         let begun = Instant::now();
         cause(self.node()).with_context(|| format!("cause: {fault}"))?;
         let gone = Instant::now();
+        if since == Since::CauseGone {
+            // Until then nobody could do anything.
+            forget();
+        }
         self.lab.eventually(self.daemon, &format!("whole after: {fault}"), whole)?;
         let seen = Instant::now();
-        let silence = match self.ping {
-            Some(ping) => {
-                ping.wait_answers(20).with_context(|| format!("traffic after: {fault}"))?;
-                Some(ping.longest_silence())
-            }
-            None => None,
+        let silence_of = |ping: &Ping| -> Result<Duration> {
+            ping.wait_answers(20).with_context(|| format!("traffic after: {fault}"))?;
+            Ok(ping.longest_silence())
         };
+        let silence = self.ping.map(silence_of).transpose()?;
+        let below = self.below.map(silence_of).transpose()?;
         let changes = recorder.map_or_else(|| Ok(Vec::new()), |recorder| recorder.timed_changes(DEVICE))?;
         let (first, last) = (changes.first().map(|change| change.0), changes.last().map(|change| change.0));
         let start = match since {
@@ -104,8 +117,8 @@ impl<'a> Scene<'a> {
         };
         // Without a change in the kernel there is only the moment when it was seen.
         let end = if since == Since::Fault { seen } else { last.unwrap_or(seen).min(seen) };
-        let measured =
-            Measured { fault: fault.to_owned(), whole: end.saturating_duration_since(start), silence };
+        let whole = end.saturating_duration_since(start);
+        let measured = Measured { fault: fault.to_owned(), whole, silence, below };
         measured.note()?;
         Ok(measured)
     }
@@ -124,9 +137,10 @@ impl Measured {
         writeln!(file, "{}", self.columns().join("\t")).context("write a measurement")
     }
 
-    fn columns(&self) -> [String; 3] {
+    fn columns(&self) -> [String; 4] {
         let ms = |time: Duration| format!("{:.1}", time.as_secs_f64() * 1000.0);
-        [self.fault.clone(), ms(self.whole), self.silence.map_or_else(|| "-".to_owned(), ms)]
+        let or_none = |time: Option<Duration>| time.map_or_else(|| "-".to_owned(), ms);
+        [self.fault.clone(), ms(self.whole), or_none(self.silence), or_none(self.below)]
     }
 }
 
@@ -149,7 +163,11 @@ pub fn forget() -> Result<()> {
     }
 }
 
-/// The rows of the table: fault, ms until whole, ms without an answer. In order of the faults' names.
+/// What [`rows`] consist of.
+pub const HEADINGS: [&str; 4] =
+    ["fault", "whole after ms", "ms without traffic", "of these below the overlay"];
+
+/// The rows of the table. In order of the faults' names.
 ///
 /// # Errors
 /// When they cannot be read.

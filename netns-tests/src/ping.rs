@@ -1,4 +1,4 @@
-//! `ping` running in a pod while something is done to the overlay, and what it lost.
+//! `ping` running in a pod, or from node to node, while something is done to the overlay, and what it lost.
 
 use std::io::{BufRead, BufReader};
 use std::net::Ipv4Addr;
@@ -10,6 +10,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 
 use crate::eventually::eventually;
+use crate::namespaces::Entry;
+use crate::node::Node;
 use crate::pod::Pod;
 
 /// Generous, so that a repair on a loaded machine does not fail a test.
@@ -82,10 +84,26 @@ impl Ping {
     /// # Errors
     /// When there is no answer.
     pub fn start(from: &Pod, to: Ipv4Addr, interval: &str) -> Result<Self> {
+        Self::start_with(to, interval, |command| from.spawn(command))
+    }
+
+    /// The same from a node, outside of the overlay.
+    ///
+    /// # Errors
+    /// When there is no answer.
+    pub fn start_below(from: &Node, to: Ipv4Addr, interval: &str) -> Result<Self> {
+        Self::start_with(to, interval, |command| from.spawn(command, &Entry::Node))
+    }
+
+    fn start_with(
+        to: Ipv4Addr,
+        interval: &str,
+        spawn: impl FnOnce(&mut Command) -> Result<Child>,
+    ) -> Result<Self> {
         let mut command = Command::new("ping");
         command.args(["-n", "-i", interval, &to.to_string()]);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
-        let mut child = from.spawn(&mut command)?;
+        let mut child = spawn(&mut command)?;
         let output = child.stdout.take().context("ping has no standard output")?;
         let report = Arc::<Mutex<PingReport>>::default();
         let silence = Arc::new(Mutex::new(Silence::new()));

@@ -107,7 +107,7 @@ impl Scene<'_> {
             None => seen,
         };
         let silence = Some(self.flows.seen().longest_gap);
-        Measured { fault: format!("{firewall}: {fault}"), whole, silence }.note()
+        Measured { fault: format!("{firewall}: {fault}"), whole, silence, below: None }.note()
     }
 }
 

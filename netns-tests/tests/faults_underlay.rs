@@ -11,11 +11,12 @@ use netns_tests::{Flanneld, Lab, Node, Options, Pod, Spec, Underlay, lease};
 
 const SUBNET_FILE: &str = "/run/flannel/subnet.env";
 
-/// Two nodes on `underlay` with a ping from a pod of the first to one of the second, and made-up peers up to 255.
+/// Two nodes on `underlay` with a ping from a pod of the first to one of the second, one from node to node below the overlay,
+/// and made-up peers up to 255.
 fn under_traffic(
     underlay: Underlay,
     options: impl Fn(Options) -> Options,
-) -> Result<(Lab, Vec<Flanneld>, Ping)> {
+) -> Result<(Lab, Vec<Flanneld>, [Ping; 2])> {
     let lab = Lab::start(&Spec { nodes: 2, underlay, ..Spec::default() })?;
     let peers = (0..254_u8).map(|number| {
         let key = format!("{PREFIX}/subnets/10.200.{number}.128-25");
@@ -30,8 +31,9 @@ fn under_traffic(
     }
     lab.wait_converged(&daemons)?;
     let (from, to) = (Pod::attach(lab.node(1)?, "pod")?, Pod::attach(lab.node(2)?, "pod")?);
-    let ping = Ping::start(&from, to.address(), "0.002")?;
-    Ok((lab, daemons, ping))
+    let above = Ping::start(&from, to.address(), "0.002")?;
+    let below = Ping::start_below(lab.node(1)?, Lab::public_ip(2), "0.002")?;
+    Ok((lab, daemons, [above, below]))
 }
 
 /// Device, entries and file are as the underlay asks for now, with the same MAC.
@@ -50,8 +52,8 @@ fn ensure_whole(node: &Node, mac: &str, parent: &str, local: &str, mtu: u32) -> 
 
 #[test]
 fn a_restarted_vpn_brings_everything_back() -> Result<()> {
-    let (lab, daemons, ping) = under_traffic(Underlay::WireGuard, |options| options)?;
-    let scene = Scene::new(&lab, &daemons[0]).with_traffic(&ping);
+    let (lab, daemons, [above, below]) = under_traffic(Underlay::WireGuard, |options| options)?;
+    let scene = Scene::new(&lab, &daemons[0]).with_traffic(&above).with_underlay(&below);
     let (node, before) = (lab.node(1)?, lab.lease(1)?);
     let whole = || ensure_whole(node, &before.vtep_mac, "wg0", "10.8.0.111", 1370);
     let restart = |node: &Node| {
@@ -95,8 +97,8 @@ fn a_restarted_vpn_brings_everything_back() -> Result<()> {
 fn a_vpn_that_comes_back_with_another_address_and_mtu_is_followed() -> Result<()> {
     let options =
         |options: Options| options.without("public-ip").without("iface").flag("iface-regex", "^10\\.8\\.");
-    let (lab, daemons, ping) = under_traffic(Underlay::WireGuard, options)?;
-    let scene = Scene::new(&lab, &daemons[0]).with_traffic(&ping);
+    let (lab, daemons, [above, below]) = under_traffic(Underlay::WireGuard, options)?;
+    let scene = Scene::new(&lab, &daemons[0]).with_traffic(&above).with_underlay(&below);
     let (node, peer, before) = (lab.node(1)?, lab.node(2)?, lab.lease(1)?);
     scene.fault(
         "wireguard-go killed and restarted with another address and MTU",
@@ -124,8 +126,8 @@ fn a_vpn_that_comes_back_with_another_address_and_mtu_is_followed() -> Result<()
 fn an_address_that_changes_or_moves_is_followed_by_the_node_and_its_peers() -> Result<()> {
     let options =
         |options: Options| options.without("public-ip").without("iface").flag("iface-regex", "^10\\.8\\.");
-    let (lab, daemons, ping) = under_traffic(Underlay::veth(), options)?;
-    let scene = Scene::new(&lab, &daemons[0]).with_traffic(&ping);
+    let (lab, daemons, [above, below]) = under_traffic(Underlay::veth(), options)?;
+    let scene = Scene::new(&lab, &daemons[0]).with_traffic(&above).with_underlay(&below);
     let (node, peer, before) = (lab.node(1)?, lab.node(2)?, lab.lease(1)?);
     let file = node.read(SUBNET_FILE)?;
     let followed = |address: &str, parent: &str, mtu: u32| {

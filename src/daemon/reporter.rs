@@ -273,6 +273,11 @@ impl Reporter {
         self.no_underlay.goes_on(&reason.to_string(), (self.now)());
     }
 
+    /// Whether no interface could carry the tunnel the last time.
+    pub(super) fn underlay_is_missing(&self) -> bool {
+        self.no_underlay.lasts
+    }
+
     /// Keys that are skipped from now on: ten are named at once, then one in ten seconds; the others are counted.
     pub(super) fn skipped(&mut self, skipped: &[Skipped]) {
         for key in skipped {

@@ -217,6 +217,11 @@ impl<P: KeyValue, S: KeyValue> LeaseStore for Both<P, S> {
         }
     }
 
+    fn reconnect(&self) {
+        self.v2.reconnect();
+        self.v3.reconnect();
+    }
+
     fn config_key(&self) -> String {
         self.v2.config_key()
     }

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use http::Uri;
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::{StoreError, random};
@@ -54,6 +55,19 @@ struct Shared<C: Connect> {
     members: Vec<Member<C::Connection>>,
     /// The member that answered last.
     pinned: AtomicUsize,
+    moved: watch::Sender<()>,
+}
+
+/// Tells when the connections that were open at its making are not to be waited for any longer.
+pub(super) struct Moved(watch::Receiver<()>);
+
+impl Moved {
+    /// Waits for that. Cancel-safe.
+    pub(super) async fn wait(&mut self) {
+        if self.0.changed().await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
 }
 
 struct Member<T> {
@@ -86,7 +100,20 @@ impl<C: Connect> Endpoints<C> {
     pub(super) fn new(connect: C, mut urls: Vec<Uri>) -> Self {
         random::shuffle(&mut urls);
         let members = urls.into_iter().map(|url| Member { url, connection: Mutex::default() }).collect();
-        Self { shared: Arc::new(Shared { connect, members, pinned: AtomicUsize::new(0) }) }
+        let (pinned, moved) = (AtomicUsize::new(0), watch::Sender::default());
+        Self { shared: Arc::new(Shared { connect, members, pinned, moved }) }
+    }
+
+    /// Forgets every connection: it may begin at an address that this host has no longer, and then nothing but time would tell.
+    /// What waits for an answer on one of them is asked again on another.
+    pub(super) fn reconnect(&self) {
+        self.shared.members.iter().for_each(|member| member.set(None));
+        self.shared.moved.send_replace(());
+    }
+
+    /// For what is kept open beyond a call.
+    pub(super) fn moved(&self) -> Moved {
+        Moved(self.shared.moved.subscribe())
     }
 
     /// The members, for logs.
@@ -168,9 +195,12 @@ impl<C: Connect> Endpoints<C> {
         F: Fn(C::Connection) -> A + Send + Sync,
         A: Future<Output = Result<T, Failure>> + Send,
     {
-        let known = member.connection();
+        let (mut moved, known) = (self.moved(), member.connection());
         let mut answer = match known.clone() {
-            Some(connection) => in_time(limit, attempt(connection)).await,
+            Some(connection) => tokio::select! {
+                answer = in_time(limit, attempt(connection)) => answer,
+                () = moved.wait() => Err(Failure::Stale("this host's address has changed".to_owned())),
+            },
             None => match in_time(limit, self.shared.connect.connect(&member.url)).await {
                 Ok(connection) => {
                     member.set(Some(connection.clone()));

@@ -211,6 +211,10 @@ impl<K: KeyValue> LeaseStore for Etcd<K> {
         Watch::new(&self.kv, &self.keys.subnets, &sink).run(next, cluster).await;
     }
 
+    fn reconnect(&self) {
+        self.kv.reconnect();
+    }
+
     fn config_key(&self) -> String {
         self.keys.config.clone()
     }

@@ -8,7 +8,7 @@ use http::Method;
 use tokio::time::Instant;
 
 use super::config::Config;
-use super::endpoints::Endpoints;
+use super::endpoints::{Endpoints, Moved};
 use super::etcd_v2_http::{Answer, Dial, Pending, encode};
 use super::etcd_v2_json::{ErrorCode, Node, Reply, event, record, records};
 use super::key_value::{
@@ -182,12 +182,16 @@ impl KeyValue for EtcdV2 {
     }
 
     async fn watch(&self, folder: &str, from: Revision, by: Instant) -> Result<Opened<ChangesV2>, Broken> {
-        let mut changes =
-            ChangesV2 { members: self.members.clone(), folder: folder.to_owned(), from, poll: None };
+        let (members, moved) = (self.members.clone(), self.members.moved());
+        let mut changes = ChangesV2 { members, folder: folder.to_owned(), from, poll: None, moved };
         let poll = changes.open(true, by).await?;
         let (revision, cluster) = (poll.index, poll.cluster);
         changes.poll = Some(poll);
         Ok(Opened { changes, revision, cluster })
+    }
+
+    fn reconnect(&self) {
+        self.members.reconnect();
     }
 
     fn describe(&self) -> String {
@@ -201,6 +205,7 @@ pub struct ChangesV2 {
     folder: String,
     from: Revision,
     poll: Option<Pending>,
+    moved: Moved,
 }
 
 impl ChangesV2 {
@@ -261,7 +266,11 @@ impl Changes for ChangesV2 {
                 return Err(self.failed("the store's index fell back"));
             }
             probe = false;
-            match tokio::time::timeout(POLL, poll.finish()).await {
+            let finished = tokio::select! {
+                finished = tokio::time::timeout(POLL, poll.finish()) => finished,
+                () = self.moved.wait() => return Err(Broken::Moved),
+            };
+            match finished {
                 Err(_) => probe = true,
                 Ok(Err(reason)) => return Err(self.failed(&reason)),
                 Ok(Ok(answer)) => {

@@ -317,11 +317,19 @@ impl KeyValue for EtcdV3 {
 
     async fn watch(&self, folder: &str, from: Revision, by: Instant) -> Result<Opened<ChangesV3>, Broken> {
         let doing = format!("watch {folder}");
+        let moved = self.members.moved();
         let opening = self.members.call(&doing, by, |connection| open(connection, folder, from));
         match opening.await.map_err(Broken::Failed)? {
-            Opening::Opened(opened) => Ok(*opened),
+            Opening::Opened(opened) => {
+                let Opened { changes, revision, cluster } = *opened;
+                Ok(Opened { changes: ChangesV3::new(changes, folder, moved), revision, cluster })
+            }
             Opening::Compacted => Err(Broken::Compacted),
         }
+    }
+
+    fn reconnect(&self) {
+        self.members.reconnect();
     }
 
     fn describe(&self) -> String {

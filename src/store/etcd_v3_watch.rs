@@ -2,7 +2,7 @@
 
 use etcd_client::{GetOptions, WatchOptions, WatchStream};
 
-use super::endpoints::Failure;
+use super::endpoints::{Failure, Moved};
 use super::etcd_v3::{Connection, name_of, position, record, revision};
 use super::etcd_v3_error::{self as v3_error, failure};
 use super::key_value::{Batch, Broken, Changes, Opened};
@@ -10,7 +10,7 @@ use super::{Event, Revision, StoreError};
 
 /// What the store says to a new watch.
 pub(super) enum Opening {
-    Opened(Box<Opened<ChangesV3>>),
+    Opened(Box<Opened<WatchStream>>),
     Compacted,
 }
 
@@ -41,18 +41,21 @@ pub(super) async fn open(
         };
     }
     let (revision, cluster) = position(first.header());
-    let changes = ChangesV3 { stream, folder: folder.to_owned() };
-    Ok(Opening::Opened(Box::new(Opened { changes, revision, cluster })))
+    Ok(Opening::Opened(Box::new(Opened { changes: stream, revision, cluster })))
 }
 
 /// A watch over gRPC.
-#[derive(Debug)]
 pub struct ChangesV3 {
     stream: WatchStream,
     folder: String,
+    moved: Moved,
 }
 
 impl ChangesV3 {
+    pub(super) fn new(stream: WatchStream, folder: &str, moved: Moved) -> Self {
+        Self { stream, folder: folder.to_owned(), moved }
+    }
+
     fn broken(&self, failure: Failure) -> Broken {
         let doing = || format!("watch {}", self.folder);
         Broken::Failed(match failure {
@@ -76,7 +79,10 @@ impl ChangesV3 {
 
 impl Changes for ChangesV3 {
     async fn next(&mut self) -> Result<Batch, Broken> {
-        let message = self.stream.message().await;
+        let message = tokio::select! {
+            message = self.stream.message() => message,
+            () = self.moved.wait() => return Err(Broken::Moved),
+        };
         let answer = match message {
             Ok(Some(answer)) => answer,
             Ok(None) => return Err(self.broken(Failure::Dead("the server ended it".to_owned()))),

@@ -96,6 +96,8 @@ pub struct Batch {
 pub enum Broken {
     /// The store no longer remembers the changes since then: list again.
     Compacted,
+    /// [`KeyValue::reconnect`]: open it again at once.
+    Moved,
     /// Connection or store failed: open it again.
     Failed(StoreError),
 }
@@ -159,6 +161,9 @@ pub trait KeyValue: Clone + Send + Sync + 'static {
         from: Revision,
         by: Instant,
     ) -> impl Future<Output = Result<Opened<Self::Changes>, Broken>> + Send;
+
+    /// See [`super::LeaseStore::reconnect`]; without connections there is nothing to do.
+    fn reconnect(&self) {}
 
     /// Words for logs: which API and endpoints, without secrets.
     fn describe(&self) -> String;

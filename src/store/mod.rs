@@ -230,6 +230,10 @@ pub trait LeaseStore: Clone + Send + Sync + 'static {
         sink: tokio::sync::mpsc::Sender<Update>,
     ) -> impl Future<Output = ()> + Send;
 
+    /// This host's way to the store has changed: what is open may begin at an address that is gone, and nothing but time would tell.
+    /// Calls and watches go on over new connections at once.
+    fn reconnect(&self);
+
     /// The key of the network config, for messages.
     fn config_key(&self) -> String;
 

@@ -298,6 +298,14 @@ impl LeaseStore for Store {
         either!(self.watch(next, sink));
     }
 
+    fn reconnect(&self) {
+        match self {
+            Self::V2(store) => store.reconnect(),
+            Self::V3(store) => store.reconnect(),
+            Self::Both(store) => store.reconnect(),
+        }
+    }
+
     fn config_key(&self) -> String {
         match self {
             Self::V2(store) => store.config_key(),

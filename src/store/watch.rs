@@ -60,6 +60,10 @@ impl<'a, K: KeyValue> Watch<'a, K> {
             let ended = match self.stretch().await {
                 End::Reopen => Ok(()),
                 End::Closed => return,
+                End::Broken(Broken::Moved) => {
+                    self.pause = SHORTEST;
+                    continue;
+                }
                 End::Broken(Broken::Compacted) => {
                     tracing::debug!(from = self.from, "the store has forgotten changes; listing again");
                     self.list_again().await

@@ -23,6 +23,6 @@ pub fn run() -> Result<()> {
 /// # Errors
 /// When nothing was measured.
 pub fn print() -> Result<()> {
-    println!("\n{}", markdown(&["fault", "whole after ms", "ms without traffic"], &fault::rows()?));
+    println!("\n{}", markdown(&fault::HEADINGS, &fault::rows()?));
     Ok(())
 }

@@ -65,6 +65,10 @@ impl<S: LeaseStore, K: Kernel> Running<S, K> {
     }
 
     fn follow(&mut self, chosen: Underlay) {
+        let (was, is) = (&self.below.now.external, &chosen.external);
+        if self.reporter.underlay_is_missing() || (&was.name, was.address) != (&is.name, is.address) {
+            self.store.reconnect();
+        }
         self.reporter.underlay(&chosen);
         let addresses = needed(&mut self.data_plane.kernel, &self.below.store, &chosen);
         self.below.remember(&addresses);
