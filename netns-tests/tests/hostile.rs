@@ -142,5 +142,11 @@ fn of_two_peers_with_one_mac_only_one_is_programmed() -> Result<()> {
         let state = PeerState::observe(daemon.node(), DEVICE)?;
         ensure!((state.routes.len(), state.neighbours.len(), state.fdb.len()) == (1, 1, 1), "{state:?}");
         Ok(())
-    })
+    })?;
+    let log = daemon.process().log();
+    let line = log.lines().find(|line| line.contains("lease is skipped")).unwrap_or_default();
+    let later = lab.etcd().get(&format!("{PREFIX}/subnets/10.200.202.0-24"))?.mod_revision;
+    let rival = format!("10.200.202.0-24 (public IP 10.8.0.202, revision {later})");
+    ensure!(line.contains("10.200.201.0-24") && line.contains(&rival), "which two is not said: {line}");
+    Ok(())
 }

@@ -162,6 +162,26 @@ fn a_renewal_checks_whose_key_it_is() -> Result<()> {
 }
 
 #[test]
+fn a_cloned_subnet_env_gets_another_subnet_and_the_holder_of_the_first_is_named() -> Result<()> {
+    let lab = Lab::start(&Spec { nodes: 2, ..Spec::default() })?;
+    let original = lab.flanneld(1)?;
+    let held = lab.lease(1)?;
+    // A disk that was cloned behind a new machine id and with another address.
+    lab.node(2)?.write(SUBNET_FILE, &lab.node(1)?.read(SUBNET_FILE)?)?;
+    let clone = lab.flanneld(2)?;
+    assert_ne!(lab.lease(2)?.subnet, held.subnet);
+    assert_eq!(lab.lease(1)?, held, "the holder's lease was not touched");
+    let value: serde_json::Value = serde_json::from_str(&held.stored.value)?;
+    let (subnet, id) = (&held.subnet, value["NodeID"].as_str().context("NodeID")?);
+    let named = format!(
+        "subnet.env names {subnet}, but node {id} with public IP {} holds {subnet}",
+        Lab::public_ip(1)
+    );
+    assert!(clone.process().log().contains(&named), "{}", clone.process().log_tail(20));
+    lab.wait_converged(&[original, clone])
+}
+
+#[test]
 fn a_second_machine_with_the_same_public_ip_is_refused_and_a_clone_is_named_on_both_sides() -> Result<()> {
     let mut lab = Lab::start(&Spec { nodes: 2, ..Spec::default() })?;
     let daemon = lab.flanneld(1)?;

@@ -286,8 +286,10 @@ impl Reporter {
                 warn!(
                     key = shortened(&key.name),
                     reason = key.skip.reason(),
-                    public_ip = key.public_ip.map(tracing::field::display),
-                    node = key.node.map(tracing::field::display),
+                    public_ip = key.writer.and_then(|writer| writer.public_ip).map(tracing::field::display),
+                    node = key.writer.and_then(|writer| writer.node).map(tracing::field::display),
+                    revision = key.writer.map(|writer| writer.revision),
+                    collides_with = key.rival.as_ref().map(tracing::field::display),
                     not_named_before = more,
                     "lease is skipped: {}",
                     key.skip.in_words()

@@ -20,7 +20,7 @@ use ipnetwork::Ipv4Network;
 
 use super::lease::parse_key;
 use super::{LeaseAttrs, MacAddr, NodeId, Vni};
-pub use skip::{Skip, Skipped};
+pub use skip::{Rival, Skip, Skipped, Writer};
 use skip::{bad_key, judge_alone};
 
 /// A peer that can be programmed.
@@ -84,6 +84,12 @@ struct Known {
     alone: Result<Peer, Skip>,
     /// Judged among all leases; `None` until then.
     verdict: Option<Result<Peer, Skip>>,
+}
+
+impl Known {
+    fn writer(&self) -> Writer {
+        Writer { public_ip: self.public_ip, node: self.node, revision: self.modified }
+    }
 }
 
 /// What became of leases: subnets to look at again, and keys newly skipped (for one log line each).
@@ -400,8 +406,8 @@ impl LeaseSet {
         touched.subnets.insert(subnet);
         touched.macs.extend([before, verdict].iter().filter_map(|verdict| Some((*verdict)?.ok()?.mac)));
         if let Some(Err(skip)) = verdict {
-            let (public_ip, node) = (known.public_ip, known.node);
-            touched.skipped.push(Skipped { name: super::lease::key_of(subnet), skip, public_ip, node });
+            let (writer, rival) = (Some(known.writer()), self.rival(subnet, known, skip));
+            touched.skipped.push(Skipped { name: super::lease::key_of(subnet), skip, writer, rival });
         }
         self.count(before, -1);
         self.count(verdict, 1);
@@ -555,10 +561,33 @@ mod tests {
         let expected = Skipped {
             name: "10.200.9.0-24".to_owned(),
             skip: Skip::OwnMac,
-            public_ip: Some(Ipv4Addr::new(10, 8, 0, 9)),
-            node: Some(node),
+            writer: Some(Writer {
+                public_ip: Some(Ipv4Addr::new(10, 8, 0, 9)),
+                node: Some(node),
+                revision: 6,
+            }),
+            rival: None,
         };
         assert_eq!(touched.skipped, [expected]);
+    }
+
+    #[test]
+    fn of_two_leases_that_collide_the_skipped_one_names_the_other() {
+        let mut set = LeaseSet::new(own());
+        let node = NodeId::from_machine_id("clone");
+        let with_node =
+            |value: String| format!("{},\"NodeID\":\"{node}\"}}", value.strip_suffix('}').unwrap());
+        put(&mut set, "10.200.8.0-24", &value("10.8.0.8", "02:00:00:00:00:08"), 5);
+        let twin = with_node(value("10.8.0.9", "02:00:00:00:00:08"));
+        let of_mac = put(&mut set, "10.200.9.0-24", &twin, 6).skipped;
+        let within = put(&mut set, "10.200.9.128-25", &value("10.8.0.7", "02:00:00:00:00:07"), 7).skipped;
+        let told = |skipped: &[Skipped]| {
+            let lines = skipped.iter().map(|it| format!("{} {}", it.name, it.rival.as_ref().unwrap()));
+            lines.collect::<Vec<_>>()
+        };
+        let winner = format!("10.200.9.0-24 (public IP 10.8.0.9, node {node}, revision 6)");
+        assert_eq!(told(&of_mac), [format!("10.200.8.0-24 {winner}")]);
+        assert_eq!(told(&within), [format!("10.200.9.128-25 {winner}")]);
     }
 
     const GRACE: Duration = Duration::from_secs(3600);

@@ -6,29 +6,46 @@ use std::net::Ipv4Addr;
 
 use ipnetwork::Ipv4Network;
 
-use super::{Known, LeaseSet, Peer, Skip};
+use super::{Known, LeaseSet, Peer, Rival, Skip};
 use crate::model::MacAddr;
+use crate::model::lease::key_of;
 
 impl LeaseSet {
     pub(super) fn judge_among(&self, subnet: Ipv4Network, known: &Known, peer: Peer) -> Result<Peer, Skip> {
-        if self.covered_by_older(subnet, known) {
+        if self.older_over(subnet, known).is_some() {
             return Err(Skip::Overlap);
         }
-        let written_later = |other: Ipv4Network| {
-            self.leases.get(&other).is_some_and(|rival| {
-                rival.alone.is_ok_and(|rival| rival.public_ip != peer.public_ip)
-                    && (rival.modified, other) > (known.modified, subnet)
-                    && !self.covered_by_older(other, rival)
-            })
-        };
-        if self.subnets_with_mac(peer.mac).any(written_later) { Err(Skip::DuplicateMac) } else { Ok(peer) }
+        match self.later_with_mac(subnet, known, peer) {
+            Some(_) => Err(Skip::DuplicateMac),
+            None => Ok(peer),
+        }
     }
 
-    fn covered_by_older(&self, subnet: Ipv4Network, known: &Known) -> bool {
-        self.overlapping(subnet).any(|other| {
+    /// The lease that is the reason for `skip`.
+    pub(super) fn rival(&self, subnet: Ipv4Network, known: &Known, skip: Skip) -> Option<Rival> {
+        let rival = match (skip, known.alone) {
+            (Skip::Overlap, Ok(_)) => self.older_over(subnet, known),
+            (Skip::DuplicateMac, Ok(peer)) => self.later_with_mac(subnet, known, peer),
+            _ => None,
+        }?;
+        Some(Rival { name: key_of(rival), writer: self.leases.get(&rival)?.writer() })
+    }
+
+    fn later_with_mac(&self, subnet: Ipv4Network, known: &Known, peer: Peer) -> Option<Ipv4Network> {
+        self.subnets_with_mac(peer.mac).find(|other| {
+            self.leases.get(other).is_some_and(|rival| {
+                rival.alone.is_ok_and(|rival| rival.public_ip != peer.public_ip)
+                    && (rival.modified, *other) > (known.modified, subnet)
+                    && self.older_over(*other, rival).is_none()
+            })
+        })
+    }
+
+    fn older_over(&self, subnet: Ipv4Network, known: &Known) -> Option<Ipv4Network> {
+        self.overlapping(subnet).find(|other| {
             self.leases
-                .get(&other)
-                .is_some_and(|rival| rival.alone.is_ok() && (rival.created, other) < (known.created, subnet))
+                .get(other)
+                .is_some_and(|rival| rival.alone.is_ok() && (rival.created, *other) < (known.created, subnet))
         })
     }
 

@@ -1,6 +1,7 @@
 //! Whether one lease, looked at by itself, can be a peer, and the words for why not. What other leases mean for it is decided
 //! in [`super`].
 
+use std::fmt;
 use std::net::Ipv4Addr;
 
 use ipnetwork::Ipv4Network;
@@ -83,21 +84,55 @@ impl Skip {
     }
 }
 
-/// A key that is not used, and who wrote it as far as that can be read.
+/// A key that is not used.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Skipped {
     /// Last part of the key.
     pub name: String,
     /// Why.
     pub skip: Skip,
+    /// Who wrote it; `None` when not even the key can be read.
+    pub writer: Option<Writer>,
+    /// The other lease it collides with, if it is not our own.
+    pub rival: Option<Rival>,
+}
+
+/// Who wrote a key, as far as that can be read, and when.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Writer {
     /// The public IP in the value.
     pub public_ip: Option<Ipv4Addr>,
     /// The machine in the value.
     pub node: Option<NodeId>,
+    /// Revision of the last write.
+    pub revision: u64,
+}
+
+/// The lease that is used instead.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rival {
+    /// Last part of its key.
+    pub name: String,
+    /// Who wrote it.
+    pub writer: Writer,
+}
+
+impl fmt::Display for Rival {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Writer { public_ip, node, revision } = self.writer;
+        write!(f, "{} (", self.name)?;
+        if let Some(ip) = public_ip {
+            write!(f, "public IP {ip}, ")?;
+        }
+        if let Some(node) = node {
+            write!(f, "node {node}, ")?;
+        }
+        write!(f, "revision {revision})")
+    }
 }
 
 pub(super) fn bad_key(name: &str) -> Skipped {
-    Skipped { name: name.to_owned(), skip: Skip::BadKey, public_ip: None, node: None }
+    Skipped { name: name.to_owned(), skip: Skip::BadKey, writer: None, rival: None }
 }
 
 pub(super) fn judge_alone(own: &Own, subnet: Ipv4Network, attrs: &LeaseAttrs) -> Result<Peer, Skip> {
