@@ -559,6 +559,21 @@ mod tests {
         assert_eq!(plane.kernel.state.entries, desired(&plane));
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn a_device_that_is_taken_away_while_it_is_corrected_is_made_again_at_once() {
+        let mut plane = started(wanted(), FakeKernel::default());
+        put(&mut plane, 2, 2);
+        let before = plane.kernel.state.clone();
+        plane.kernel.vanishing = 1;
+        plane.kernel.delete_device();
+        for still_there in [false, true] {
+            let changes = tokio::time::timeout(NOW, plane.changed()).await.expect("it is looked at again");
+            plane.on_changes(&changes, NOW).unwrap();
+            assert_eq!(plane.kernel.state.vtep.is_some(), still_there);
+        }
+        assert_eq!(plane.kernel.state, before);
+    }
+
     #[test]
     fn a_new_underlay_makes_the_device_anew_and_a_new_mtu_does_not() {
         let mut plane = started(wanted(), FakeKernel::default());

@@ -35,6 +35,8 @@ pub(crate) struct FakeKernel {
     pub(crate) dumps: usize,
     /// So many neighbours are deleted by somebody else as soon as they are there.
     pub(crate) undoing: usize,
+    /// So many times the device is deleted by somebody else as soon as it is up.
+    pub(crate) vanishing: usize,
     /// Queued notifications.
     pub(crate) queue: Vec<Change>,
 }
@@ -160,6 +162,10 @@ impl Kernel for FakeKernel {
         self.steps.push(step.clone());
         self.carry_out(step);
         self.queue.push(Change::Device);
+        if let (DeviceStep::SetUp, 1..) = (step, self.vanishing) {
+            self.vanishing -= 1;
+            self.delete_device();
+        }
         Ok(())
     }
 
