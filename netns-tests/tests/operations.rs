@@ -5,7 +5,8 @@ use std::os::unix::fs::MetadataExt;
 
 use anyhow::{Result, ensure};
 use netns_tests::flanneld::{Told, told};
-use netns_tests::{Flanneld, Lab, Node, Spec};
+use netns_tests::lab::PREFIX;
+use netns_tests::{Api, Flanneld, Lab, Node, Spec};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
@@ -210,5 +211,49 @@ fn cleanup_removes_only_the_part_that_was_chosen() -> Result<()> {
     let refused = told(node, &lease)?;
     assert!(refused.code == Some(1) && refused.out.contains("belongs to another machine"), "{refused:?}");
     assert!(lab.lease(1).is_ok());
+    Ok(())
+}
+
+#[test]
+fn cleanup_is_forced_beside_a_running_daemon_and_a_lease_of_v2_is_given_back() -> Result<()> {
+    let lab = Lab::start(&Spec { nodes: 2, etcd_api: Api::V2, ..Spec::default() })?;
+    let mut daemons = lab.flanneld_everywhere()?;
+    let (node, own) = (lab.node(1)?, lab.lease(1)?);
+    let lease: Vec<String> =
+        ["cleanup".to_owned(), "--lease".to_owned()].into_iter().chain(lab.options(1).words()).collect();
+    let refused = told(node, &lease)?;
+    assert!(refused.code == Some(1) && refused.err.contains("or say --force"), "{refused:?}");
+
+    // Something was really removed: the daemon has something to put back.
+    let forced = told(node, &["cleanup", "--force"])?;
+    assert_eq!(forced.code, Some(0), "{forced:?}");
+    assert!(forced.out.contains("removed device flannel.1\n"), "{forced:?}");
+    assert!(forced.out.contains("removed /run/flannel/subnet.env\n"), "{forced:?}");
+    lab.wait_converged(&daemons)?;
+    lab.eventually(&daemons[0], "subnet.env is back", || {
+        ensure!(node.exists("/run/flannel/subnet.env"), "missing");
+        Ok(())
+    })?;
+    assert_eq!(lab.lease(1)?.subnet, own.subnet, "a lease goes only when it is chosen");
+
+    daemons.remove(0).stop(Signal::SIGTERM)?;
+    let cleaned = told(node, &lease)?;
+    let expected = format!("removed the lease of {} from etcd v2 at ", own.subnet);
+    assert!(cleaned.code == Some(0) && cleaned.out.starts_with(&expected), "{cleaned:?}");
+    assert!(lab.lease(1).is_err() && lab.lease(2).is_ok(), "only ours goes");
+    // A Go node that watches sees it go, too: it does not understand a conditional deletion.
+    let mut after = own.stored.create_revision;
+    loop {
+        let target = format!("{PREFIX}/subnets?recursive=true&wait=true&waitIndex={after}");
+        let (_, event) = lab.etcd().v2().request("GET", &target, "")?;
+        if event["action"] == "expire" {
+            assert_eq!(event["node"]["key"], json!(own.stored.key));
+            break;
+        }
+        after = event["node"]["modifiedIndex"].as_i64().unwrap() + 1;
+    }
+    lab.wait_converged(&daemons)?;
+    let again = told(node, &lease)?;
+    assert_eq!((again.code, again.out.as_str()), (Some(0), "nothing of flanneld's is here\n"), "{again:?}");
     Ok(())
 }
