@@ -113,7 +113,14 @@ impl Told {
 /// # Errors
 /// When it cannot be started.
 pub fn told<W: AsRef<str>>(node: &Node, words: &[W]) -> Result<Told> {
-    let mut command = Command::new(binaries::flanneld()?);
+    told_under(node, Command::new(binaries::flanneld()?), words)
+}
+
+/// The same through another program, e.g. `setarch --uname-2.6 PROGRAM`, up to the words.
+///
+/// # Errors
+/// When it cannot be started.
+pub fn told_under<W: AsRef<str>>(node: &Node, mut command: Command, words: &[W]) -> Result<Told> {
     command.args(words.iter().map(AsRef::as_ref));
     let output = node.output(&mut command, &Entry::Node)?;
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();

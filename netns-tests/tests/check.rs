@@ -1,16 +1,22 @@
 //! `flanneld check`: a healthy node has no finding, and each fault made on purpose gives exactly its own.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
+use std::process::Command;
+
 use anyhow::{Result, ensure};
-use netns_tests::flanneld::told;
-use netns_tests::{Lab, Node, Pod};
+use netns_tests::flanneld::{Told, told, told_under};
+use netns_tests::lab::PREFIX;
+use netns_tests::{Flanneld, Lab, Node, Pod, binaries};
 use nix::sys::signal::Signal;
 
 /// The names of the findings; the exit code must fit them.
 fn findings(node: &Node, options: &[String]) -> Result<Vec<String>> {
     let words: Vec<String> =
         ["check".to_owned(), "--json".to_owned()].into_iter().chain(options.iter().cloned()).collect();
-    let told = told(node, &words)?;
+    names(&told(node, &words)?)
+}
+
+fn names(told: &Told) -> Result<Vec<String>> {
     let report = told.json()?;
     ensure!(report["unchecked"] == serde_json::json!([]), "{report:#}");
     let list = report["findings"].as_array().cloned().unwrap_or_default();
@@ -70,6 +76,27 @@ fn each_fault_made_on_purpose_gives_exactly_its_finding() -> Result<()> {
     let link = format!("/run/systemd/netif/links/{}", index.trim());
     node.write(&link, "ADMIN_STATE=configured\nNETWORK_FILE=/etc/systemd/network/80-all.network\n")?;
     fault(&node, &node, &[], "managed-device", &[&format!("rm {link}")])?;
+    let link = format!("/run/NetworkManager/devices/{}", index.trim());
+    node.write(&link, "[device]\nmanaged=true\n")?;
+    fault(&node, &node, &[], "managed-device", &[&format!("rm {link}")])?;
+    let bridged = "sysctl -qw net.bridge.bridge-nf-call-iptables";
+    fault(&node, &node, &[&format!("{bridged}=0")], "kernel-setting", &[&format!("{bridged}=1")])?;
+    // The limit is shown to nobody but the host itself: a file in its place, as small as the table is here.
+    let table = "/proc/sys/net/ipv4/neigh";
+    let full = [
+        &format!("mount -t tmpfs tmpfs {table}"),
+        &format!("mkdir {table}/default"),
+        &format!("cp /sys/class/net/lo/ifindex {table}/default/gc_thresh3"),
+    ];
+    let full = full.map(String::as_str);
+    fault(&node, &node, &full, "neighbour-table", &[&format!("umount {table}")])?;
+    // An old kernel, as far as a program can see.
+    let mut old = Command::new("setarch");
+    old.arg("--uname-2.6").arg(binaries::flanneld()?);
+    assert_eq!(names(&told_under(&node, old, &["check", "--json"])?)?, ["checksum-offload"]);
+    daemons[0].process().signal(Signal::SIGSTOP)?;
+    assert_eq!(findings(&node, &[])?, ["daemon-silent"]);
+    daemons[0].process().signal(Signal::SIGCONT)?;
     lab.switch().cut(&third)?;
     assert_eq!(findings(&node, &[])?, ["peer-unreachable"]);
     lab.switch().mend(&third)?;
@@ -93,7 +120,27 @@ fn each_fault_made_on_purpose_gives_exactly_its_finding() -> Result<()> {
         assert_eq!(findings(&node, &[])?, none, "{made_by}: the daemon puts it right");
         daemon.stop(Signal::SIGTERM)?;
     }
+    let foreign = format!("ip route replace {peer} via 10.8.0.101 proto static");
+    let by_ours = format!("ip route del {peer}");
+    node.run(&foreign)?;
+    assert_eq!(findings(&node, &options)?, ["daemon-not-running", "foreign-route"]);
+    node.run(&by_ours)?;
+    lab.etcd().delete(&lab.lease(1)?.stored.key)?;
+    assert_eq!(findings(&node, &options)?, ["daemon-not-running", "no-lease"]);
+
+    let nowhere = Flanneld::start(&node, &lab.options(1).flag("etcd-prefix", "/nowhere"))?;
+    lab.eventually(&nowhere, "the daemon waits", || {
+        let names = findings(&node, &[])?;
+        ensure!(names == ["daemon-not-ready", "store"], "{names:?}");
+        Ok(())
+    })?;
+    nowhere.stop(Signal::SIGTERM)?;
+    let config = r#"{"Network":"10.200.0.0/16","Backend":{"Type":"vxlan","MTU":1500}}"#;
+    lab.etcd().put(&format!("{PREFIX}/config"), config)?;
     let daemon = lab.flanneld(1)?;
+    // What is told cannot follow.
+    fault(&node, &node, &["ip link set eth0 mtu 1400"], "mtu", &["ip link set eth0 mtu 1500"])?;
+
     lab.etcd_mut().stop(0)?;
     lab.eventually(&daemon, "the daemon notices", || {
         let names = findings(&node, &[])?;
