@@ -137,12 +137,23 @@ fn lost_notifications_end_in_a_whole_kernel_with_four_thousand_peers() -> Result
     daemon.process().signal(Signal::SIGSTOP)?;
     storm(node)?;
     ensure!(PeerState::observe(node, DEVICE)?.routes.is_empty(), "the storm took no route away");
+    // Comparing 12 000 entries takes the lab longer than putting them back: it counts first.
+    let count = |command: &str| -> Result<usize> { Ok(node.run(command)?.lines().count()) };
+    let counts = || -> Result<[usize; 2]> {
+        let neighbours = count(&format!("ip neigh show dev {DEVICE} nud permanent"))?;
+        Ok([count(&format!("ip route show dev {DEVICE}"))?, neighbours])
+    };
     Scene::new(&lab, &daemon).fault(
         "notifications lost in a storm, all routes and neighbours gone, 4000 peers",
         Since::Fault,
         |_| daemon.process().signal(Signal::SIGCONT),
-        || before.ensure_on(node, DEVICE),
+        || {
+            let now = counts()?;
+            ensure!(now == [before.routes.len(), before.neighbours.len()], "{now:?}");
+            Ok(())
+        },
     )?;
+    before.ensure_on(node, DEVICE)?;
     let log = daemon.process().log();
     ensure!(
         log.contains("kernel notifications were lost"),
