@@ -476,6 +476,66 @@ async fn a_v3_that_was_never_read_makes_the_list_a_partial_one() {
     watching.close().await;
 }
 
+/// A start over stores of which v3 takes requests and says nothing.
+#[tokio::test(start_paused = true)]
+async fn a_silent_v3_holds_a_start_up_for_three_seconds_a_call() {
+    let pair = InMemory::default();
+    pair.set(V2, &config_key(), CONFIG, None).await;
+    pair.set(V2, &key(1), &json(1), Some(DAY)).await;
+    pair.v3.set_silent(true);
+    let store = pair.store();
+    let mut last = tokio::time::Instant::now();
+    let mut took = || {
+        let before = std::mem::replace(&mut last, tokio::time::Instant::now());
+        last.duration_since(before).as_secs()
+    };
+    assert_eq!(store.network_config().await.unwrap().unwrap(), CONFIG.as_bytes());
+    assert_eq!(took(), 3);
+    let snapshot = store.list().await.unwrap();
+    assert_eq!((snapshot.partial, took()), (true, 3));
+    // Our own lease is taken over: v2 knows that it is ours.
+    let mine = held(store.update(subnet(1), &find(&snapshot, 1), &attrs(1), DAY).await.unwrap());
+    assert_eq!(took(), 3);
+    renewed(&store, &mine).await;
+    assert_eq!(took(), 3);
+    let watching = Watching::from(&store, snapshot.next);
+    pair.v3.set_silent(false);
+    pair.both_hold(1, Some((json(1), false))).await;
+    eventually("the config in v3", async || pair.config(V3).await).await;
+    watching.close().await;
+}
+
+/// Who has left v2 already holds its subnet only in v3.
+#[tokio::test(start_paused = true)]
+async fn a_new_subnet_is_not_taken_without_ever_having_read_v3() {
+    let pair = InMemory::default();
+    pair.set(V3, &key(5), &json(5), Some(DAY)).await;
+    pair.v3.set_silent(true);
+    let store = pair.store();
+    assert!(store.list().await.unwrap().partial);
+    let error = store.create(subnet(5), &attrs(1), DAY).await.unwrap_err();
+    assert_eq!(error.to_string(), "v3: no etcd endpoint answers: memory: unreachable on demand");
+    pair.v3.set_silent(false);
+    assert_eq!(store.create(subnet(5), &attrs(1), DAY).await.unwrap(), Written::Conflict);
+    assert_eq!(pair.standing(V2, 5).await, None);
+    held(store.create(subnet(1), &attrs(1), DAY).await.unwrap());
+    pair.both_hold(1, Some((json(1), false))).await;
+}
+
+/// `etcd-api=auto`: beginning a move is the operator's.
+#[tokio::test(start_paused = true)]
+async fn without_the_config_only_the_lease_is_copied() {
+    let pair = InMemory::default();
+    pair.set(V2, &config_key(), CONFIG, None).await;
+    let store = pair.store().without_config();
+    assert!(store.network_config().await.unwrap().is_some());
+    let watching = Watching::from(&store, store.list().await.unwrap().next);
+    held(store.create(subnet(1), &attrs(1), DAY).await.unwrap());
+    pair.both_hold(1, Some((json(1), false))).await;
+    assert_eq!(pair.config(V3).await, None);
+    watching.close().await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn an_outage_of_v2_keeps_v3_going() {
     let pair = InMemory::default();

@@ -132,7 +132,7 @@ pub const CONFIG_FILE: Flag =
 pub const ETCD_API: Flag = text(
     "etcd-api",
     "auto",
-    "which of etcd's two stores holds the leases: v2, v3, both while a cluster moves from v2 to v3, or auto: the one with the network config; if both have one, both while another node lives in v2, else v3",
+    "which of etcd's two stores holds the leases: v2, v3, both while a cluster moves from v2 to v3, or auto: the one with the network config; if both have one, v2 while another node lives there (our lease is kept in v3 as well), else v3",
 );
 /// `etcd-cafile`
 pub const ETCD_CAFILE: Flag =

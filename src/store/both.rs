@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! config:  v2 ──copied if v3 has none──► v3         our lease:  v2 first, then the same in v3 (`mirror`)
-//! peers:   v2 ∪ v3, v2 wins (`view`, `watch`)       a store that does not answer stays as last known
+//! peers:   v2 ∪ v3, v2 wins (`view`, `watch`)       a store that does not answer stays as last known,
+//!                                                   and v3 is given little more time than v2 (`beside`)
 //! ```
 //!
 //! To the daemon this is one store. Its revisions say which of the two they belong to ([`Origin`]), so that a conditional write
@@ -12,17 +13,20 @@ mod mirror;
 mod view;
 mod watch;
 
+use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use ipnetwork::Ipv4Network;
 use tokio::sync::mpsc::Sender;
 
+use super::beside::{PATIENCE, beside};
 use super::etcd::Etcd;
 use super::key_value::{Condition, KeyValue};
 use super::{Held, LeaseStore, Record, Renewal, Revision, Snapshot, StoreError, Update, Written};
 use crate::model::LeaseAttrs;
-use crate::model::two_stores::{Origin, same_config};
+use crate::model::lease::key_of;
+use crate::model::two_stores::{Holder, Origin, same_config};
 use mirror::Mirror;
 use view::View;
 
@@ -33,6 +37,7 @@ pub struct Both<P, S> {
     v3: Etcd<S>,
     view: Arc<Mutex<View>>,
     mirror: Arc<Mirror<S>>,
+    copies_config: bool,
 }
 
 /// An error with the store it came from.
@@ -52,7 +57,13 @@ impl<P: KeyValue, S: KeyValue> Both<P, S> {
     /// The leases in `v2` and `v3`, of which `v2` decides.
     pub fn new(v2: Etcd<P>, v3: Etcd<S>) -> Self {
         let mirror = Arc::new(Mirror::new(v3.clone()));
-        Self { v2, v3, view: Arc::default(), mirror }
+        Self { v2, v3, view: Arc::default(), mirror, copies_config: true }
+    }
+
+    /// The same, but a network config that v3 lacks is not copied there.
+    #[must_use]
+    pub fn without_config(self) -> Self {
+        Self { copies_config: false, ..self }
     }
 
     fn view(&self) -> MutexGuard<'_, View> {
@@ -91,6 +102,18 @@ impl<P: KeyValue, S: KeyValue> Both<P, S> {
         Ok(written)
     }
 
+    /// A subnet that was chosen without ever having read v3 may be one that a node lives in which has left v2 already.
+    async fn is_free_in_v3(&self, subnet: Ipv4Network, attrs: &LeaseAttrs) -> Result<bool, StoreError> {
+        if self.view().next(Origin::V3).is_some() {
+            return Ok(true);
+        }
+        let v3 = self.v3.list().await.map_err(half(Origin::V3))?;
+        let mut view = self.view();
+        view.replace(Origin::V3, v3);
+        let standing = view.record(Origin::V3, &key_of(subnet));
+        Ok(standing.is_none_or(|record| Holder::of(&record.value).is(Holder::from(attrs))))
+    }
+
     async fn settle(&self, written: Written, ttl: Duration) -> Written {
         match written {
             Written::Held(held) => Written::Held(self.written(held, ttl).await),
@@ -102,9 +125,14 @@ impl<P: KeyValue, S: KeyValue> Both<P, S> {
 impl<P: KeyValue, S: KeyValue> LeaseStore for Both<P, S> {
     /// v2's, which is copied into v3. While only v3 has one that is taken, so that a cluster on its way back starts too.
     async fn network_config(&self) -> Result<Option<Vec<u8>>, StoreError> {
-        let (v2, v3) = tokio::join!(self.v2.network_config(), self.v3.network_config());
+        let mut asked = pin!(self.v3.network_config());
+        let (v2, v3) = beside(self.v2.network_config(), asked.as_mut()).await;
         let (v2, key) = (v2.map_err(half(Origin::V2))?, self.config_key());
         let Some(config) = v2 else {
+            let v3 = match v3 {
+                Some(answer) => answer,
+                None => asked.await,
+            };
             let v3 = v3.map_err(half(Origin::V3))?;
             if v3.is_some() {
                 tracing::warn!(
@@ -115,26 +143,34 @@ impl<P: KeyValue, S: KeyValue> LeaseStore for Both<P, S> {
             return Ok(v3);
         };
         match v3 {
-            Ok(Some(copy)) if !same_config(&config, &copy) => {
+            Some(Ok(Some(copy))) if !same_config(&config, &copy) => {
                 tracing::error!(key, v2 = %String::from_utf8_lossy(&config), v3 = %String::from_utf8_lossy(&copy),
                     "the two stores hold different network configs; v2 decides. Make them equal before a node is set to etcd-api=v3");
             }
-            Ok(Some(_)) => {}
-            Ok(None) | Err(_) => self.mirror.copy_config(&config).await,
+            Some(Ok(None)) if self.copies_config => self.mirror.copy_config(&config).await,
+            // Nothing is gained by asking it once more now.
+            Some(Err(_)) | None if self.copies_config => self.mirror.copy_config_later(&config),
+            _ => {}
         }
         Ok(Some(config))
     }
 
     /// The union. Without v2 nothing can be decided; v3 stays as last known if it cannot be read.
     async fn list(&self) -> Result<Snapshot, StoreError> {
-        let (v2, v3) = tokio::join!(self.v2.list(), self.v3.list());
+        let (v2, v3) = beside(self.v2.list(), pin!(self.v3.list())).await;
         let v2 = v2.map_err(half(Origin::V2))?;
         let mut view = self.view();
         view.replace(Origin::V2, v2);
         match v3 {
-            Ok(v3) => view.replace(Origin::V3, v3),
-            Err(error @ StoreError::Config(_)) => return Err(error),
-            Err(error) => {
+            Some(Ok(v3)) => view.replace(Origin::V3, v3),
+            Some(Err(error @ StoreError::Config(_))) => return Err(error),
+            None => {
+                let s = PATIENCE.as_secs();
+                tracing::warn!(
+                    "the v3 store is silent {s} s after v2's answer; its leases stay as last known"
+                );
+            }
+            Some(Err(error)) => {
                 tracing::warn!(%error, "the v3 store cannot be listed; its leases stay as last known");
             }
         }
@@ -147,6 +183,9 @@ impl<P: KeyValue, S: KeyValue> LeaseStore for Both<P, S> {
         attrs: &LeaseAttrs,
         ttl: Duration,
     ) -> Result<Written, StoreError> {
+        if !self.is_free_in_v3(subnet, attrs).await? {
+            return Ok(Written::Conflict);
+        }
         let written = self.v2.create(subnet, attrs, ttl).await.map_err(half(Origin::V2))?;
         Ok(self.settle(written, ttl).await)
     }

@@ -44,6 +44,7 @@ struct State {
     /// Streams of an earlier epoch are broken.
     epoch: u64,
     down: bool,
+    silent: bool,
     calls: u64,
 }
 
@@ -68,6 +69,7 @@ impl Default for Memory {
             losing_answer: false,
             epoch: 0,
             down: false,
+            silent: false,
             calls: 0,
         };
         Self { state: Arc::new(Mutex::new(state)), changed: watch::Sender::new(()) }
@@ -137,6 +139,12 @@ impl Memory {
         self.cut();
     }
 
+    /// Lets every call wait for an answer that does not come, or no longer.
+    pub fn set_silent(&self, silent: bool) {
+        self.lock().silent = silent;
+        self.cut();
+    }
+
     /// Forgets every change so far.
     pub fn compact(&self) {
         let mut state = self.lock();
@@ -169,7 +177,11 @@ impl Memory {
         state
     }
 
-    fn call(&self) -> Result<MutexGuard<'_, State>, StoreError> {
+    async fn call(&self, by: Instant) -> Result<MutexGuard<'_, State>, StoreError> {
+        if self.lock().silent {
+            tokio::time::sleep_until(by).await;
+            return Err(unreachable());
+        }
         let mut state = self.lock();
         state.calls += 1;
         if state.failing > 0 || state.down {
@@ -272,12 +284,12 @@ impl KeyValue for Memory {
 
     const ORIGIN: Origin = Origin::V3;
 
-    async fn get(&self, key: &str, _: Instant) -> Result<Option<Record>, StoreError> {
-        Ok(self.call()?.keys.get(key).cloned())
+    async fn get(&self, key: &str, by: Instant) -> Result<Option<Record>, StoreError> {
+        Ok(self.call(by).await?.keys.get(key).cloned())
     }
 
-    async fn list(&self, folder: &str, _: Instant) -> Result<Listing, StoreError> {
-        let state = self.call()?;
+    async fn list(&self, folder: &str, by: Instant) -> Result<Listing, StoreError> {
+        let state = self.call(by).await?;
         let below = state.keys.iter().filter_map(|(key, record)| {
             let name = key.strip_prefix(folder)?.to_owned();
             Some(Record { name, ..record.clone() })
@@ -285,18 +297,18 @@ impl KeyValue for Memory {
         Ok(Listing { records: below.collect(), revision: state.revision, cluster: state.cluster })
     }
 
-    async fn grant(&self, ttl: Duration, _: Instant) -> Result<Grant, StoreError> {
-        Ok(Grant { id: self.call()?.grant(ttl), ttl })
+    async fn grant(&self, ttl: Duration, by: Instant) -> Result<Grant, StoreError> {
+        Ok(Grant { id: self.call(by).await?.grant(ttl), ttl })
     }
 
-    async fn revoke(&self, lease: i64, _: Instant) -> Result<(), StoreError> {
-        self.call()?.revoke(lease);
+    async fn revoke(&self, lease: i64, by: Instant) -> Result<(), StoreError> {
+        self.call(by).await?.revoke(lease);
         self.changed.send_replace(());
         Ok(())
     }
 
-    async fn put(&self, write: &Write<'_>, _: Instant) -> Result<Option<Revision>, StoreError> {
-        let mut state = self.call()?;
+    async fn put(&self, write: &Write<'_>, by: Instant) -> Result<Option<Revision>, StoreError> {
+        let mut state = self.call(by).await?;
         let lease = write.grant.map(|grant| grant.id);
         if lease.is_some_and(|id| !state.leases.contains_key(&id)) {
             let doing = format!("write {}", write.key);
@@ -316,20 +328,20 @@ impl KeyValue for Memory {
         _: &str,
         modified: Revision,
         grant: Grant,
-        _: Instant,
+        by: Instant,
     ) -> Result<Refreshed, StoreError> {
-        let mut state = self.call()?;
+        let mut state = self.call(by).await?;
         let Some(lease) = state.leases.get_mut(&grant.id) else { return Ok(Refreshed::Gone) };
         lease.until = Instant::now() + lease.ttl;
         Ok(Refreshed::Alive { modified, ttl: lease.ttl })
     }
 
-    async fn lifetime(&self, lease: i64, _: Instant) -> Result<Option<Duration>, StoreError> {
-        Ok(self.call()?.leases.get(&lease).map(|lease| lease.ttl))
+    async fn lifetime(&self, lease: i64, by: Instant) -> Result<Option<Duration>, StoreError> {
+        Ok(self.call(by).await?.leases.get(&lease).map(|lease| lease.ttl))
     }
 
-    async fn delete(&self, key: &str, modified: Revision, _: Instant) -> Result<bool, StoreError> {
-        let mut state = self.call()?;
+    async fn delete(&self, key: &str, modified: Revision, by: Instant) -> Result<bool, StoreError> {
+        let mut state = self.call(by).await?;
         let holds = state.holds(key, Condition::At(modified));
         if holds {
             state.delete(key);
@@ -338,8 +350,13 @@ impl KeyValue for Memory {
         Ok(holds)
     }
 
-    async fn watch(&self, folder: &str, from: Revision, _: Instant) -> Result<Opened<MemoryChanges>, Broken> {
-        let state = self.call().map_err(Broken::Failed)?;
+    async fn watch(
+        &self,
+        folder: &str,
+        from: Revision,
+        by: Instant,
+    ) -> Result<Opened<MemoryChanges>, Broken> {
+        let state = self.call(by).await.map_err(Broken::Failed)?;
         let changes = MemoryChanges {
             store: self.clone(),
             folder: folder.to_owned(),

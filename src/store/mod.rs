@@ -4,6 +4,8 @@
 //! Nothing here decides: it lists, writes conditionally and reports. Decisions are in `model::acquire`.
 
 mod alerts;
+mod auto;
+mod beside;
 mod both;
 mod certificate;
 mod clocks;
@@ -25,6 +27,7 @@ mod tls;
 mod tls_verify;
 mod watch;
 
+pub use auto::Ourselves;
 pub use both::Both;
 pub use clocks::clocks;
 pub use config::{Config, TlsFiles};
@@ -34,7 +37,7 @@ pub use etcd_v3::EtcdV3;
 pub use memory::{Memory, MemoryStore};
 #[cfg(test)]
 pub(crate) use random::seeded;
-pub use select::{Api, Candidates, Choice, Ourselves, Store};
+pub use select::{Api, Candidates, Choice, Store};
 
 use std::future::Future;
 use std::time::Duration;
@@ -152,6 +155,17 @@ pub enum StoreError {
         /// Which one.
         store: Origin,
         /// How.
+        error: Box<StoreError>,
+    },
+    /// Which of two stores counts depends on v3, which does not answer (`etcd-api=auto`).
+    #[error(
+        "{key} exists in the v2 store, where no other node is known to live: whether the v3 store holds it, too, decides, and is \
+         waited for (etcd-api=v2 would not ask): {error}"
+    )]
+    Undecided {
+        /// The key of the network config.
+        key: String,
+        /// Why there is no answer.
         error: Box<StoreError>,
     },
     /// A file or option of the connection is unusable. Retrying does not help until somebody changes it.

@@ -1,29 +1,27 @@
 //! Which of etcd's two APIs holds the network: as the operator says, or found out.
 //!
 //! The two are separate stores in one server. They are used together only while a cluster moves from one to the other: when the
-//! operator says so, or when both hold the network config and v2 is still alive.
+//! operator says so, or when [`judge`] finds a move under way.
 
-use std::collections::BTreeMap;
 use std::fmt;
-use std::net::Ipv4Addr;
 use std::str::FromStr;
 use std::time::Duration;
 
 use ipnetwork::Ipv4Network;
 use tokio::sync::mpsc::Sender;
 
-use super::etcd_v2_json::NOT_SERVED;
+use super::auto::{Ourselves, Verdict, is_missing, judge};
 use super::{
     Both, Config, Etcd, EtcdV2, EtcdV3, Held, LeaseStore, Record, Renewal, Revision, Snapshot, StoreError,
     Update, Written,
 };
-use crate::model::two_stores::{Origin, needs_v2};
-use crate::model::{LeaseAttrs, NodeId};
+use crate::model::LeaseAttrs;
+use crate::model::two_stores::Origin;
 
 /// The option `etcd-api`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Api {
-    /// The one that holds the network config; if both do, both as long as v2 is alive, else v3.
+    /// The one that holds the network config; if both do, v2 as long as another node lives there (and a copy in v3), else v3.
     #[default]
     Auto,
     /// v2, as Go flannel up to v0.16.
@@ -75,48 +73,12 @@ pub enum Store {
     Both(Both<EtcdV2, EtcdV3>),
 }
 
-/// How our own lease is told from those of others before anything else is known.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Ourselves {
-    /// Our public IP, if the options name it.
-    pub public_ip: Option<Ipv4Addr>,
-    /// Our machine, if it has an id.
-    pub node_id: Option<NodeId>,
-}
-
-impl Ourselves {
-    fn wrote(self, attrs: &LeaseAttrs) -> bool {
-        Some(attrs.public_ip) == self.public_ip || (attrs.node_id.is_some() && attrs.node_id == self.node_id)
-    }
-}
-
 /// What came of looking for the network.
 pub enum Choice {
     /// This store, and why.
     Chosen(Store, String),
     /// No store holds a config yet: ask again later. The text says where it was looked for.
     Missing(String),
-}
-
-/// What a store says when it is asked for the network config.
-enum Holds {
-    Yes,
-    No,
-    /// It answers, but not us: asking again is of no use.
-    Closed(StoreError),
-}
-
-impl Holds {
-    /// A store that does not answer may hold a config as well as not: that is an error, and never a "no".
-    fn new(found: Result<Option<Vec<u8>>, StoreError>) -> Result<Self, StoreError> {
-        match found {
-            Ok(Some(_)) => Ok(Self::Yes),
-            Ok(None) => Ok(Self::No),
-            Err(StoreError::Refused { reason, .. }) if reason == NOT_SERVED => Ok(Self::No),
-            Err(error @ StoreError::Refused { .. }) => Ok(Self::Closed(error)),
-            Err(error) => Err(error),
-        }
-    }
 }
 
 /// Both stores, until one is chosen.
@@ -150,7 +112,7 @@ impl Candidates {
         match self.api {
             Api::V2 => Ok(Choice::Chosen(Store::V2(self.v2.clone()), told())),
             Api::V3 => Ok(Choice::Chosen(Store::V3(self.v3.clone()), told())),
-            Api::Both => Ok(self.chosen_both(told())),
+            Api::Both => Ok(Choice::Chosen(Store::Both(self.both()), told())),
             Api::Auto => self.look(own).await,
         }
     }
@@ -163,7 +125,7 @@ impl Candidates {
     pub async fn seed(&self, config: &str) -> Result<Option<&'static str>, StoreError> {
         let missing = match self.api {
             Api::V2 | Api::V3 => true,
-            Api::Auto | Api::Both => matches!(self.look(Ourselves::default()).await?, Choice::Missing(_)),
+            Api::Auto | Api::Both => is_missing(&self.v2, &self.v3).await?,
         };
         let config = config.as_bytes();
         let (written, store) = match self.api {
@@ -179,56 +141,16 @@ impl Candidates {
     }
 
     async fn look(&self, own: Ourselves) -> Result<Choice, StoreError> {
-        let (v2, v3) = tokio::join!(self.v2.network_config(), self.v3.network_config());
-        let key = self.v3.config_key();
-        match (Holds::new(v2)?, Holds::new(v3)?) {
-            (Holds::Yes, Holds::Yes) => self.compare(own).await,
-            (Holds::Yes, Holds::No) => Ok(self.chosen_v2(format!("{key} exists only in the v2 store"))),
-            (Holds::No, Holds::Yes) => Ok(self.chosen_v3(format!("{key} exists only in the v3 store"))),
-            (Holds::No, Holds::No) => {
-                Ok(Choice::Missing(format!("{key} exists neither in the v3 nor in the v2 store")))
-            }
-            (Holds::Yes, Holds::Closed(v3)) => Ok(self
-                .chosen_v2(format!("{key} exists in the v2 store, and the v3 store is closed to us: {v3}"))),
-            (Holds::Closed(v2), Holds::Yes) => Ok(self
-                .chosen_v3(format!("{key} exists in the v3 store, and the v2 store is closed to us: {v2}"))),
-            (Holds::Closed(error), _) | (_, Holds::Closed(error)) => Err(error),
-        }
+        Ok(match judge(&self.v2, &self.v3, own).await? {
+            Verdict::V2(reason) => Choice::Chosen(Store::V2(self.v2.clone()), reason),
+            Verdict::V3(reason) => Choice::Chosen(Store::V3(self.v3.clone()), reason),
+            Verdict::V2AndCopy(reason) => Choice::Chosen(Store::Both(self.both().without_config()), reason),
+            Verdict::Missing(text) => Choice::Missing(text),
+        })
     }
 
-    /// Both hold a config, so a move is under way, or over. As long as another node lives in v2 that store decides; our lease is held
-    /// in v3 as well, since nodes that have moved already see no other.
-    async fn compare(&self, own: Ourselves) -> Result<Choice, StoreError> {
-        let key = self.v3.config_key();
-        let (v2, v3) = tokio::join!(self.v2.list(), self.v3.list());
-        // Failing to read v3 is no sign that everybody has arrived there.
-        let arrived: BTreeMap<_, _> =
-            v3.unwrap_or_default().records.into_iter().map(|r| (r.name, r.value)).collect();
-        let others = v2?.records.into_iter().filter(|record| {
-            let there = arrived.get(&record.name).map(Vec::as_slice);
-            needs_v2(|attrs| own.wrote(attrs), &record.value, record.lease.is_none(), there)
-        });
-        let others = match others.count() {
-            0 => {
-                let reason = format!("{key} exists in both stores and no other node holds a lease in v2");
-                return Ok(self.chosen_v3(reason));
-            }
-            1 => "another node holds a lease".to_owned(),
-            count => format!("{count} other nodes hold leases"),
-        };
-        Ok(self.chosen_both(format!("{key} exists in both stores and {others} in v2, which decides")))
-    }
-
-    fn chosen_v2(&self, reason: String) -> Choice {
-        Choice::Chosen(Store::V2(self.v2.clone()), reason)
-    }
-
-    fn chosen_v3(&self, reason: String) -> Choice {
-        Choice::Chosen(Store::V3(self.v3.clone()), reason)
-    }
-
-    fn chosen_both(&self, reason: String) -> Choice {
-        Choice::Chosen(Store::Both(Both::new(self.v2.clone(), self.v3.clone())), reason)
+    fn both(&self) -> Both<EtcdV2, EtcdV3> {
+        Both::new(self.v2.clone(), self.v3.clone())
     }
 
     /// The key of the network config, for messages. It is the same in both.

@@ -128,6 +128,12 @@ impl<K: KeyValue> Mirror<K> {
         self.prolong().await;
     }
 
+    /// The same, as soon as the stores are watched.
+    pub(super) fn copy_config_later(&self, config: &[u8]) {
+        self.plan().config = Some(config.to_owned());
+        self.look_again();
+    }
+
     /// Makes the copy right within a short time, or leaves it to [`Mirror::keep`].
     pub(super) async fn prolong(&self) {
         if !matches!(timeout(INLINE, self.mend()).await, Ok(Ok(()))) {
