@@ -89,3 +89,20 @@ fn render_prints_on_stdout_what_the_role_would_install() {
         assert!(out.lines().any(|found| found.starts_with(line)), "{out}");
     }
 }
+
+#[test]
+fn a_full_disk_is_a_failure_and_a_reader_that_has_read_enough_is_none() {
+    let ends_with = |out: std::process::Stdio| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_flanneld"));
+        command.args(["render", "network-config", "--config-file", VARIABLES, "-public-ip=10.8.0.1"]);
+        let output = command.env_clear().stdout(out).output().unwrap();
+        (output.status.code(), String::from_utf8(output.stderr).unwrap())
+    };
+    let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let (code, err) = ends_with(full.into());
+    assert_eq!(code, Some(1));
+    assert!(err.starts_with("flanneld: cannot write to standard output: No space left"), "{err}");
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    assert_eq!(ends_with(writer.into()), (Some(0), String::new()));
+}
