@@ -153,6 +153,10 @@ fn an_address_that_changes_or_moves_is_followed_by_the_node_and_its_peers() -> R
         || followed("10.8.0.211", "eth0", 1450),
     )?;
     assert_eq!(node.read(SUBNET_FILE)?, file, "subnet and MTU are the same");
+    let log = daemons[0].process().log();
+    for untrue in ["looks replaced", "lease is skipped", "cannot be watched"] {
+        ensure!(!log.contains(untrue), "{untrue}:\n{log}");
+    }
     scene.fault(
         "address moved to another interface with another MTU",
         Since::CauseGone,

@@ -70,6 +70,8 @@ pub(super) struct Running<S, K> {
 #[derive(Debug, Default)]
 struct Timers {
     renew: Option<BootTime>,
+    /// Something happened to our key: to look at it, whatever a conversation that is under way will bring.
+    check: Option<BootTime>,
     retry: Option<BootTime>,
     resync: Option<BootTime>,
     rules: Option<BootTime>,
@@ -272,13 +274,17 @@ impl<S: LeaseStore, K: Kernel> Running<S, K> {
         let timers = &self.timers;
         let others = [self.file.due(), self.data_plane.due(), self.data_plane.leases.due(), self.below.due];
         let others = others.map(|due| due.map(BootTime));
-        [timers.renew, timers.retry, timers.resync, timers.rules].into_iter().chain(others).flatten().min()
+        [timers.renew, timers.check, timers.retry, timers.resync, timers.rules]
+            .into_iter()
+            .chain(others)
+            .flatten()
+            .min()
     }
 
     fn on_timer(&mut self) {
         let now = self.clock.now();
         let due = |timer: Option<BootTime>| timer.is_some_and(|due| due <= now);
-        if due(self.timers.renew) {
+        if due(self.timers.renew) || due(self.timers.check) {
             self.renew_or_claim(now);
         }
         if due(self.timers.rules) {

@@ -210,6 +210,19 @@ impl LeaseSet {
         &self.own
     }
 
+    /// How far the store has counted, as far as was seen.
+    #[must_use]
+    pub fn revision(&self) -> u64 {
+        self.source.map_or(0, |source| source.revision)
+    }
+
+    /// The next list was asked for when the store had counted to `revision`: what came meanwhile does not make it an old one.
+    pub fn expect_list_since(&mut self, revision: u64) {
+        if let Some(source) = &mut self.source {
+            source.revision = source.revision.min(revision);
+        }
+    }
+
     /// Judges everything again from another point of view (new subnet, new MAC …).
     pub fn set_own(&mut self, own: Own, leases: &[RawLease<'_>], source: Source, now: Duration) -> Touched {
         self.own = own;
@@ -691,6 +704,19 @@ mod tests {
         let moved = Own { subnet: "10.200.3.0/24".parse().unwrap(), ..own() };
         set.set_own(moved, &[], Source { cluster: 8, revision: 3 }, at(20));
         assert_eq!((set.kept(), set.usable()), (2, 2), "{:?} of {leases:?}", peers(&set));
+    }
+
+    #[test]
+    fn a_list_is_as_old_as_the_question_for_it_and_events_may_overtake_it() {
+        let (leases, mut set) = three_peers();
+        let (asked, last) = (set.revision(), set.revision() + 1);
+        put(&mut set, "10.200.9.0-24", &value("10.8.0.99", "02:00:00:00:00:09"), last);
+        assert_eq!((asked, set.revision()), (100, 101));
+        set.expect_list_since(asked);
+        let touched = list(&mut set, &leases, (7, asked), 10);
+        assert_eq!((touched.replaced, set.kept(), set.revision()), (None, 0, asked));
+        set.expect_list_since(last);
+        assert!(list(&mut set, &leases, (7, asked - 1), 10).replaced.is_some(), "older than the question");
     }
 
     #[derive(Debug, Clone)]

@@ -15,7 +15,7 @@ use crate::model::LeaseAttrs;
 use crate::model::lease::key_of;
 use crate::model::lease_set::Own;
 use crate::model::masquerade::Overlay;
-use crate::store::{LeaseStore, Record, Renewal, StoreError};
+use crate::store::{LeaseStore, Record, Renewal, Revision, StoreError};
 
 /// Suspicious events about our own key are looked into at most this often.
 const CHECK: Duration = Duration::from_secs(1);
@@ -26,7 +26,8 @@ const RENEW_RETRY: Duration = Duration::from_secs(60);
 #[derive(Debug)]
 pub(super) enum Outcome {
     Renewed(Result<Renewal, StoreError>, BootTime),
-    Acquired(Result<Box<Acquired>, AcquireError>),
+    /// With the revision of the store that was known before.
+    Acquired(Result<Box<Acquired>, AcquireError>, Revision),
 }
 
 /// The end of the task, if there is one.
@@ -37,7 +38,7 @@ pub(super) async fn join(task: &mut Option<JoinHandle<Outcome>>) -> Outcome {
             Ok(outcome) => outcome,
             Err(error) => {
                 let reason = format!("task ended: {error}");
-                Outcome::Acquired(Err(StoreError::Unreachable(reason).into()))
+                Outcome::Acquired(Err(StoreError::Unreachable(reason).into()), 0)
             }
         },
     }
@@ -71,9 +72,9 @@ impl<S: LeaseStore, K: Kernel> Running<S, K> {
     }
 
     pub(super) fn renew_or_claim(&mut self, now: BootTime) {
-        self.timers.renew = None;
+        (self.timers.renew, self.timers.check) = (None, None);
         match &self.task {
-            Some(_) => self.timers.renew = Some(now.after(CHECK)),
+            Some(_) => self.timers.check = Some(now.after(CHECK)),
             None if self.is_outdated() => self.claim_again(),
             None => self.renew(),
         }
@@ -93,9 +94,15 @@ impl<S: LeaseStore, K: Kernel> Running<S, K> {
             ..self.claim.clone()
         };
         let (store, now) = (self.store.clone(), self.clock.teller());
+        let known = self.data_plane.leases.revision();
         self.task = Some(tokio::spawn(async move {
-            Outcome::Acquired(acquire(&store, &claim, now, None).await.map(Box::new))
+            Outcome::Acquired(acquire(&store, &claim, now, None).await.map(Box::new), known)
         }));
+    }
+
+    /// Our own key is being written: until that has ended nobody knows whether an event about it is our own doing.
+    pub(super) fn is_claiming(&self, name: &str) -> bool {
+        self.task.is_some() && name == key_of(self.lease.held.subnet)
     }
 
     /// Somebody wrote or deleted our own key: find out what it means, but not in a busy loop.
@@ -108,7 +115,7 @@ impl<S: LeaseStore, K: Kernel> Running<S, K> {
     /// Asks the store about our key now, or a second after the last time (longer while a clone does the same).
     pub(super) fn check_soon(&mut self) {
         let earliest = self.timers.checked.after(self.clones.pause(self.clock.now()).unwrap_or(CHECK));
-        self.timers.renew = Some(earliest.max(self.clock.now()));
+        self.timers.check = Some(earliest.max(self.clock.now()));
     }
 
     pub(super) fn on_outcome(&mut self, outcome: Outcome) -> Result<(), Fatal> {
@@ -131,10 +138,10 @@ impl<S: LeaseStore, K: Kernel> Running<S, K> {
                 self.claim_again();
             }
             Outcome::Renewed(Err(error), _) => self.renewal_failed(&error),
-            Outcome::Acquired(Ok(acquired)) => self.on_acquired(*acquired),
+            Outcome::Acquired(Ok(acquired), known) => self.on_acquired(*acquired, known),
             // With a lease that stands there is something to keep up while the operator helps.
-            Outcome::Acquired(Err(error)) if error.is_fatal() && self.lost => return Err(error.into()),
-            Outcome::Acquired(Err(error)) => self.renewal_failed(&error),
+            Outcome::Acquired(Err(error), _) if error.is_fatal() && self.lost => return Err(error.into()),
+            Outcome::Acquired(Err(error), _) => self.renewal_failed(&error),
         }
         Ok(())
     }
@@ -146,7 +153,7 @@ impl<S: LeaseStore, K: Kernel> Running<S, K> {
         self.reporter.renewal_fails(error, left);
     }
 
-    fn on_acquired(&mut self, acquired: Acquired) {
+    fn on_acquired(&mut self, acquired: Acquired, known: Revision) {
         let former = std::mem::replace(&mut self.lease, acquired.lease).held.subnet;
         let (subnet, was_lost) = (self.lease.held.subnet, std::mem::take(&mut self.lost));
         self.reporter.renewed();
@@ -165,6 +172,8 @@ impl<S: LeaseStore, K: Kernel> Running<S, K> {
         }
         let own = self.own();
         if own != *self.data_plane.leases.own() {
+            // The watch may have told of our own write already.
+            self.data_plane.leases.expect_list_since(known);
             self.judge_from(own, &acquired.snapshot);
             // What the old watch has delivered may be ahead of this listing: follow the store from the listing on.
             self.watch = Watch::start(&self.store, &acquired.snapshot);

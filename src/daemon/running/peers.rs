@@ -42,6 +42,9 @@ impl<S: LeaseStore, K: Kernel> Running<S, K> {
                 Event::Put(record) => {
                     self.reporter.seen(record.modified);
                     self.suspect(&record.name, record.modified);
+                    if self.is_claiming(&record.name) {
+                        continue;
+                    }
                     self.data_plane.leases.put(&raw(record))
                 }
                 Event::Delete(name, revision) => {
