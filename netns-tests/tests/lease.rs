@@ -6,8 +6,9 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use netns_tests::lab::{DEVICE, PREFIX};
 use netns_tests::observe::{self, PeerState};
+use netns_tests::ping::ping_once;
 use netns_tests::scenario::{lab_without_a_spare_subnet, race_for_subnets};
-use netns_tests::{Flanneld, Lab, Spec, eventually, lab, lease, throughout};
+use netns_tests::{Flanneld, Lab, Pod, Spec, eventually, lab, lease, throughout};
 use nix::sys::signal::Signal;
 
 const SUBNET_FILE: &str = "/run/flannel/subnet.env";
@@ -179,6 +180,32 @@ fn a_cloned_subnet_env_gets_another_subnet_and_the_holder_of_the_first_is_named(
     );
     assert!(clone.process().log().contains(&named), "{}", clone.process().log_tail(20));
     lab.wait_converged(&[original, clone])
+}
+
+#[test]
+fn of_two_nodes_with_one_mac_the_later_takes_another_and_both_are_reached() -> Result<()> {
+    let lab = Lab::start(&Spec { nodes: 2, ..Spec::default() })?;
+    let first = lab.flanneld(1)?;
+    let held = lab.lease(1)?;
+    // As a copied disk of a Go node leaves it: the second node finds a lease of its own with the first one's MAC.
+    let key = format!("{PREFIX}/subnets/10.200.42.0-24");
+    lab.etcd().put_leased(&key, &lease::value("10.8.0.112", &held.vtep_mac), 86_400)?;
+    let second = lab.flanneld(2)?;
+    lab.eventually(&second, "the second one has another MAC", || {
+        let now = lab.lease(2)?;
+        ensure!(now.vtep_mac != held.vtep_mac && now.subnet == "10.200.42.0/24", "{now:?}");
+        ensure!(observe::mac(second.node(), DEVICE)? == now.vtep_mac, "not on the device");
+        Ok(())
+    })?;
+    let first_named = "another node published our VTEP MAC before us";
+    let log = second.process().log();
+    let line = log.lines().find(|line| line.contains(first_named)).context("not told")?;
+    ensure!(line.contains(&format!("public IP {}", Lab::public_ip(1))), "{line}");
+    assert_eq!(lab.lease(1)?, held, "the first one keeps its own");
+    assert!(!first.process().log().contains(first_named));
+    lab.wait_converged(&[first, second])?;
+    let (from, to) = (Pod::attach(lab.node(1)?, "pod")?, Pod::attach(lab.node(2)?, "pod")?);
+    ping_once(&from, to.address()).map(drop)
 }
 
 #[test]

@@ -15,13 +15,13 @@ use tracing::{debug, info, warn};
 use super::contest::{Begun, Contest};
 use crate::kernel::{Change, Kernel, KernelError, Scope};
 use crate::metrics::OperationKind;
-use crate::model::Mtu;
 use crate::model::device::{self, DeviceStep};
 use crate::model::diff::{Plan, diff};
 use crate::model::ext_iface::ExternalInterface;
 use crate::model::lease_set::{LeaseSet, Touched};
 use crate::model::overlay::{Overlay, keys_of};
 use crate::model::state::{Entries, EntryKey, Observed, Operation, Route, Vtep};
+use crate::model::{MacAddr, Mtu};
 pub(super) use report::{Report, log_report};
 
 /// How many operations go to the kernel before the echo of our own changes is read: the notification socket must not overflow.
@@ -115,6 +115,11 @@ impl<K: Kernel> DataPlane<K> {
 
     fn desired(&self) -> Overlay<'_> {
         Overlay { leases: &self.leases, direct: &self.direct, blackhole: self.blackhole }
+    }
+
+    /// Gives the device another MAC; takes effect with the next `resync`.
+    pub(super) fn set_mac(&mut self, mac: MacAddr) {
+        self.vtep.mac = mac;
     }
 
     /// Puts the device on another interface, or gives it another MTU; takes effect with the next `resync`.
@@ -392,7 +397,7 @@ mod tests {
     use crate::kernel::fake::FakeKernel;
     use crate::model::fights::BURST;
     use crate::model::lease_set::{Own, RawLease, Source};
-    use crate::model::{IfName, MacAddr, Mtu, Vni};
+    use crate::model::{IfName, Vni};
 
     const NOW: Duration = Duration::from_secs(100);
 

@@ -2,11 +2,12 @@
 //!
 //! Whatever happens only says what to look at again; nothing here blocks, and conversations with the store run as one task
 //! beside the loop. `peers` follows the store, `own_lease` keeps our own key, `clones` tells who else
-//! does, `underlay` the interface below the tunnel.
+//! does, `shared_mac` who has our MAC, `underlay` follows the interface below the tunnel.
 
 mod clones;
 mod own_lease;
 mod peers;
+mod shared_mac;
 mod underlay;
 
 use std::time::Duration;
@@ -141,6 +142,7 @@ impl<S: LeaseStore, K: Kernel> Running<S, K> {
         self.timers.rules = Some(self.clock.now().after(RULES));
         self.take_first_list();
         self.reporter.store_up();
+        self.give_up_shared_mac();
         self.resync("start");
         let mut stop = std::pin::pin!(stop);
         loop {

@@ -121,6 +121,9 @@ impl<S: LeaseStore, K: Kernel> Running<S, K> {
         self.reporter.skipped(&touched.skipped);
         let report = self.data_plane.on_leases(touched, started.0);
         self.after_round("leases", started, Ok(report));
+        if self.give_up_shared_mac() {
+            self.resync("VTEP MAC");
+        }
         self.reporter.converged(self.clock.now().since(started));
     }
 }

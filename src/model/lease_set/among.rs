@@ -31,6 +31,14 @@ impl LeaseSet {
         Some(Rival { name: key_of(rival), writer: self.leases.get(&rival)?.writer() })
     }
 
+    /// Leases of other nodes that have our VTEP MAC.
+    pub fn with_our_mac(&self) -> impl Iterator<Item = Rival> {
+        let some = self.skipped.get(&Skip::OwnMac).is_some_and(|count| *count > 0);
+        let leases = self.leases.iter().filter(move |_| some);
+        let ours = leases.filter(|(_, known)| known.verdict == Some(Err(Skip::OwnMac)));
+        ours.map(|(subnet, known)| Rival { name: key_of(*subnet), writer: known.writer() })
+    }
+
     fn later_with_mac(&self, subnet: Ipv4Network, known: &Known, peer: Peer) -> Option<Ipv4Network> {
         self.subnets_with_mac(peer.mac).find(|other| {
             self.leases.get(other).is_some_and(|rival| {
