@@ -537,7 +537,7 @@ fn bulk(peers: u32) {
         println!("{peers} peers: apply {applied:?}, read the echo {drained:?}, observe {observed:?}");
         assert_eq!(found, entries(&puts));
         assert!(!echo.contains(&Change::Lost));
-        assert_eq!(echo.iter().filter(|change| change.key().is_some()).count(), puts.len());
+        assert_eq!(echo.len(), puts.len() / 3, "of our own changes only those of FDB entries come back");
 
         let start = Instant::now();
         let deletes: Vec<Operation> = (0..peers).rev().flat_map(delete_peer).collect();
@@ -597,15 +597,10 @@ fn what_others_do_to_our_entries_is_noticed() {
         node.bring_up();
         node.kernel.watch(&node.scope).unwrap();
         node.apply(&put_peer(1));
-        let echo = node.kernel.queued();
         let target = FdbTarget { dst: station(1), plain: true };
         let route = Route::overlay(subnet(1));
-        let expected = [
-            Change::Fdb(mac(1), Some(target)),
-            Change::Neighbor(subnet(1).network(), Some(mac(1))),
-            Change::RouteAdded { route, replaced: false },
-        ];
-        assert_eq!(echo, expected);
+        // Whose an FDB entry is the kernel does not tell; our neighbours and routes are not told to us.
+        assert_eq!(node.kernel.queued(), [Change::Fdb(mac(1), Some(target))]);
 
         run("ip route del 10.128.2.0/24");
         assert_eq!(node.kernel.changed().await, [Change::RouteRemoved(route)]);
@@ -679,7 +674,7 @@ fn entries_go_to_the_new_device_when_it_was_recreated_by_somebody() {
         assert!(node.kernel.queued().contains(&Change::Device));
         node.apply(&put_peer(1));
         assert_eq!(node.entries(), entries(&put_peer(1)));
-        assert_eq!(node.kernel.queued().iter().filter(|change| change.key().is_some()).count(), 3);
+        assert_eq!(node.kernel.queued().iter().filter(|change| change.key().is_some()).count(), 1);
     });
 }
 
@@ -767,7 +762,7 @@ fn waiting_can_be_given_up_and_taken_up_again() {
                 changes = node.kernel.changed() => panic!("nothing happened yet: {changes:?}"),
                 () = std::future::ready(()) => {}
             }
-            node.apply(&[Operation::PutRoute(Route::overlay(subnet(number)))]);
+            run(&format!("ip route add {} dev wg0", subnet(number)));
             let changes = node.kernel.changed().await;
             assert_eq!(changes.len(), 1, "{changes:?}");
         }

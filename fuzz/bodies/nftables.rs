@@ -1,6 +1,7 @@
 //! The kernel's messages about tables, chains and rules, most of them other programs'. Whatever the bytes are: one meaning, and the
 //! comment by which a rule of ours is recognised is the one we would write.
 
+use netlink_packet_core::{NetlinkMessage, NetlinkPayload};
 use netlink_packet_netfilter::NetfilterMessage;
 
 use super::decode::{self, Subject};
@@ -10,11 +11,20 @@ use super::socket::{Notification, messages, notification};
 /// The longest comment that we would write.
 const LONGEST: usize = 254;
 
+/// The port of a socket that changes nothing here.
+const NOBODY: u32 = u32::MAX;
+
 /// The target.
 pub fn check(bytes: &[u8]) {
     for bytes in messages(bytes) {
-        if let Notification::Change { message, .. } = notification(bytes) {
-            understood(&message, bytes.len());
+        let subject = match notification(bytes, NOBODY) {
+            Some(Notification::Change(subject)) => Some(subject),
+            _ => None,
+        };
+        if let Ok(NetlinkMessage { payload: NetlinkPayload::InnerMessage(message), .. }) =
+            NetlinkMessage::<NetfilterMessage>::deserialize(bytes)
+        {
+            understood(&message, subject.as_ref(), bytes.len());
         }
     }
     for data in [bytes, bytes.get(20..).unwrap_or_default()] {
@@ -22,7 +32,8 @@ pub fn check(bytes: &[u8]) {
     }
 }
 
-fn understood(message: &NetfilterMessage, length: usize) {
+/// What a notification is about is read by names alone: the same as in the whole message.
+fn understood(message: &NetfilterMessage, subject: Option<&Subject>, length: usize) {
     let family = message.header.family;
     let kinds = [
         decode::table(message).map(|table| (table.family, table.name, None)),
@@ -30,7 +41,7 @@ fn understood(message: &NetfilterMessage, length: usize) {
     ];
     for (of, table, chain) in kinds.into_iter().flatten() {
         assert_eq!(of, family);
-        assert_eq!(decode::subject(message), Some(Subject { family, table, chain }));
+        assert_eq!(subject, Some(&Subject { family, table, chain }));
     }
     if let Some(rule) = decode::rule(message) {
         assert!(decode::table(message).is_none() && decode::chain(message).is_none());

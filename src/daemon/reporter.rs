@@ -30,6 +30,8 @@ use crate::store::{Revision, StoreError};
 
 /// systemd waits this much longer each time we say that we are still waiting.
 const EXTEND: Duration = Duration::from_secs(60);
+/// What the status line says of time passing is brought up to date no more often than this.
+const SAY: Duration = Duration::from_secs(1);
 /// A trouble that lasts is mentioned again after this.
 const REMIND: Duration = Duration::from_secs(300);
 
@@ -79,6 +81,7 @@ pub struct Reporter {
     now: fn() -> Duration,
     watchdog: Option<Watchdog>,
     said: String,
+    said_at: Duration,
     ready_sent: bool,
     rules_tried: bool,
     device: Trouble,
@@ -111,6 +114,7 @@ impl Reporter {
             now: clock,
             watchdog: None,
             said: String::new(),
+            said_at: Duration::ZERO,
             ready_sent: false,
             rules_tried: false,
             device: Trouble::new("flannel device"),
@@ -189,6 +193,11 @@ impl Reporter {
     pub(super) fn seen(&mut self, revision: Revision) {
         // With two stores a revision says which one it belongs to; people want the number alone.
         self.status.store.revision = Origin::of(revision).1;
+        // It changes with every event: nobody is woken for it, and nothing else is published.
+        self.published.send_if_modified(|published| {
+            published.store.revision = self.status.store.revision;
+            false
+        });
     }
 
     /// Publishes where the node stands; tells systemd READY the first time everything is in place.
@@ -408,18 +417,27 @@ impl Reporter {
     }
 
     fn publish(&mut self) {
-        let line = status_line(&self.status, (self.now)());
-        if line != self.said {
-            self.tell(&[State::Status(line.clone())]);
-            self.said = line;
-        }
-        self.published.send_if_modified(|published| {
+        let changed = self.published.send_if_modified(|published| {
             let changed = *published != self.status;
             if changed {
                 published.clone_from(&self.status);
             }
             changed
         });
+        let now = (self.now)();
+        if changed || now.saturating_sub(self.said_at) >= SAY {
+            self.say(now);
+        }
+    }
+
+    /// Tells systemd the status line, if it is another one.
+    fn say(&mut self, now: Duration) {
+        self.said_at = now;
+        let line = status_line(&self.status, now);
+        if line != self.said {
+            self.tell(&[State::Status(line.clone())]);
+            self.said = line;
+        }
     }
 
     fn tell(&self, states: &[State]) {

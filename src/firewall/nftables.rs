@@ -58,7 +58,7 @@ impl Nftables {
             Ok(requests) => requests,
             Err(errno) => return failed(errno),
         };
-        let notifications = match Notifications::open() {
+        let notifications = match Notifications::open(requests.port) {
             Ok(notifications) => notifications,
             Err(error) => return failed(Errno::from_raw(error.raw_os_error().unwrap_or_default())),
         };
@@ -241,10 +241,7 @@ impl Nftables {
     /// Forgets the queued notifications about iptables-nft: its rules are about to be read.
     pub(super) fn forget_iptables(&mut self) {
         let ours = |notification: &Notification| match notification {
-            Notification::Change { message, .. } => {
-                self.matters(notification)
-                    && decode::subject(message).is_some_and(|subject| subject.table == TABLE)
-            }
+            Notification::Change(subject) => subject.table == TABLE && concerns(&self.watched, subject),
             Notification::Unknown => true,
         };
         self.noticed |= self.notifications.queued().iter().any(ours);
@@ -258,9 +255,10 @@ impl Nftables {
     }
 
     fn matters(&self, notification: &Notification) -> bool {
-        let Notification::Change { port, message } = notification else { return true };
-        *port != self.requests.port
-            && decode::subject(message).is_some_and(|subject| concerns(&self.watched, subject))
+        match notification {
+            Notification::Change(subject) => concerns(&self.watched, subject),
+            Notification::Unknown => true,
+        }
     }
 }
 
@@ -275,9 +273,10 @@ fn all_tables() -> NfTablesMessage {
 
 /// Whether a change of `subject` can mean that something has to be repaired. A table of iptables-nft that goes takes
 /// its chains with it, each with a notification of its own.
-fn concerns(watched: &BTreeSet<(String, String)>, subject: Subject) -> bool {
+fn concerns(watched: &BTreeSet<(String, String)>, subject: &Subject) -> bool {
     let Subject { family: Family::IPv4, table, chain } = subject else { return false };
-    table == TABLE || chain.is_some_and(|chain| watched.contains(&(table, chain)))
+    let is_watched = |name: &String| watched.iter().any(|(of, chain)| (of, chain) == (table, name));
+    table == TABLE || chain.as_ref().is_some_and(is_watched)
 }
 
 /// The chains of our table, with comments on the rules that change when a rule or its place does.
@@ -391,7 +390,7 @@ mod tests {
             (Family::Inet, "filter", Some("FORWARD"), false),
         ] {
             let subject = Subject { family, table: table.to_owned(), chain: chain.map(str::to_owned) };
-            assert_eq!(concerns(&watched, subject.clone()), expected, "{subject:?}");
+            assert_eq!(concerns(&watched, &subject), expected, "{subject:?}");
         }
     }
 

@@ -1,15 +1,18 @@
 //! Noticing what changes: notifications of links, addresses, neighbours, FDB and routes, as `Change`s in scope.
 //!
-//! Reports, judges nothing: our own changes come back here like anybody's. IPv4 routes and permanent neighbours that the
-//! kernel drops with a link are dropped in silence, which is why every change of a link is reported.
+//! Reports, judges nothing. Of our own changes only those come back whose notification does not say that they are ours. IPv4
+//! routes and permanent neighbours that the kernel drops with a link are dropped in silence, which is why every change of a
+//! link is reported.
 
 use std::io;
 
 use nix::libc;
 use rtnetlink::MulticastGroup;
 use rtnetlink::sys::Socket;
+use socket2::{SockFilter, SockRef};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
+use tracing::trace;
 
 use netlink_packet_core::NLM_F_REPLACE;
 
@@ -56,6 +59,9 @@ impl Watch {
     /// Subscribes; must be called inside a tokio runtime.
     pub(super) fn open(receive_buffer: usize, scope: &Scope, own_port: u32) -> io::Result<Self> {
         let socket = socket::open(receive_buffer)?;
+        if let Err(error) = SockRef::from(&socket).attach_filter(&without_our_own(own_port)) {
+            trace!(%error, "our own changes come back as notifications");
+        }
         for group in GROUPS {
             socket.add_membership(group as u32)?;
         }
@@ -216,6 +222,30 @@ pub(super) fn noticed(scope: &Scope, known: Option<(u32, u32)>, datagram: &[u8])
     let mut batch = Batch::default();
     view.read(datagram, &mut batch);
     batch.into_changes()
+}
+
+/// Lets everything pass but what the socket with `port` did to neighbours and routes: who did it knows it, and a start among
+/// thousands of peers would read all its entries once more. (The kernel never says who changed an FDB entry.)
+///
+/// A classic BPF program on `nlmsghdr`: the type is at byte 4, the port at 12. BPF reads them in network byte order.
+fn without_our_own(port: u32) -> [SockFilter; 8] {
+    let load = |size: u32, at: u32| (libc::BPF_LD | size | libc::BPF_ABS, 0, 0, at);
+    let jump = |value: u32, equal: u8, other: u8| {
+        (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, equal, other, value)
+    };
+    let entry = |kind: u16, equal: u8, other: u8| jump(kind.to_be().into(), equal, other);
+    let pass = |length: u32| (libc::BPF_RET | libc::BPF_K, 0, 0, length);
+    [
+        load(libc::BPF_H, 4),
+        entry(libc::RTM_NEWNEIGH, 2, 0),
+        entry(libc::RTM_NEWROUTE, 1, 0),
+        entry(libc::RTM_DELROUTE, 0, 3),
+        load(libc::BPF_W, 12),
+        jump(port.to_be(), 0, 1),
+        pass(0),
+        pass(u32::MAX),
+    ]
+    .map(|(code, equal, other, value)| SockFilter::new(u16::try_from(code).unwrap_or(0), equal, other, value))
 }
 
 /// Keeps `known`, the index of the link called `wanted`, up to date. `name` is what the link with `index` is called now,

@@ -1,53 +1,90 @@
 //! JSON objects whose keys are read without regard to case, as the Go daemon reads them.
+//!
+//! A value is looked at only when somebody asks for its key: a list of thousands of leases is read with each start.
 
-use std::collections::BTreeMap;
+use std::borrow::Cow;
 use std::fmt;
 
-use serde::de::{DeserializeOwned, Deserializer, MapAccess, Visitor};
-use serde_json::Value;
+use serde::de::{Deserialize, Deserializer, Error, MapAccess, Visitor};
+use serde_json::value::RawValue;
 
-/// An object with its keys in lower case. Of keys that differ only in case the last one counts.
+/// An object whose keys are found in any case. Of keys that differ only in case the last one counts.
 #[derive(Debug, Default)]
-pub struct FoldedObject(BTreeMap<String, Value>);
+pub struct FoldedObject<'a>(Vec<(Text<'a>, &'a RawValue)>);
 
-impl FoldedObject {
-    /// Takes a key out and reads it as `T`; `Ok(None)` when the key is absent or null.
+impl<'a> FoldedObject<'a> {
+    /// Reads a key's value as `T`; `Ok(None)` when the key is absent or null.
     ///
     /// # Errors
     /// When the value is there but has another type. The message names the key as `key` spells it.
-    pub fn take<T: DeserializeOwned>(&mut self, key: &str) -> Result<Option<T>, String> {
-        match self.0.remove(&key.to_ascii_lowercase()) {
-            None | Some(Value::Null) => Ok(None),
-            Some(value) => serde_json::from_value(value).map(Some).map_err(|error| format!("{key}: {error}")),
+    pub fn get<T: Deserialize<'a>>(&self, key: &str) -> Result<Option<T>, String> {
+        match self.find(key) {
+            None | Some("null") => Ok(None),
+            Some(value) => serde_json::from_str(value).map(Some).map_err(|error| {
+                let text = error.to_string();
+                // A place inside of the value says nothing about the whole.
+                format!("{key}: {}", text.rsplit_once(" at line ").map_or(text.as_str(), |(what, _)| what))
+            }),
         }
     }
 
     /// Whether the key is there with the value null.
     #[must_use]
     pub fn is_null(&self, key: &str) -> bool {
-        self.0.get(&key.to_ascii_lowercase()).is_some_and(Value::is_null)
+        self.find(key) == Some("null")
+    }
+
+    fn find(&self, key: &str) -> Option<&'a str> {
+        let last = self.0.iter().rev().find(|(name, _)| name.0.eq_ignore_ascii_case(key));
+        last.map(|(_, value)| value.get())
     }
 }
 
-impl<'de> serde::Deserialize<'de> for FoldedObject {
+impl<'de> Deserialize<'de> for FoldedObject<'de> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct Fold;
         impl<'de> Visitor<'de> for Fold {
-            type Value = FoldedObject;
+            type Value = FoldedObject<'de>;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("a JSON object")
             }
 
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<FoldedObject, A::Error> {
-                let mut object = BTreeMap::new();
-                while let Some((key, value)) = map.next_entry::<String, Value>()? {
-                    object.insert(key.to_ascii_lowercase(), value);
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<FoldedObject<'de>, A::Error> {
+                let mut object = Vec::new();
+                while let Some(entry) = map.next_entry()? {
+                    object.push(entry);
                 }
                 Ok(FoldedObject(object))
             }
         }
         deserializer.deserialize_map(Fold)
+    }
+}
+
+/// A string that is borrowed from the JSON if it holds no escapes.
+#[derive(Debug)]
+pub struct Text<'a>(pub Cow<'a, str>);
+
+impl<'de> Deserialize<'de> for Text<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Borrow;
+        impl<'de> Visitor<'de> for Borrow {
+            type Value = Text<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a string")
+            }
+
+            fn visit_borrowed_str<E: Error>(self, text: &'de str) -> Result<Text<'de>, E> {
+                Ok(Text(Cow::Borrowed(text)))
+            }
+
+            fn visit_str<E: Error>(self, text: &str) -> Result<Text<'de>, E> {
+                Ok(Text(Cow::Owned(text.to_owned())))
+            }
+        }
+        deserializer.deserialize_str(Borrow)
     }
 }
 
@@ -57,17 +94,24 @@ mod tests {
 
     #[test]
     fn keys_fold_and_the_last_one_counts() {
-        let mut object: FoldedObject =
+        let object: FoldedObject =
             serde_json::from_str(r#"{"NETWORK":"a","network":"b","X":null}"#).unwrap();
         assert!(object.is_null("x"));
-        assert_eq!(object.take::<String>("Network"), Ok(Some("b".to_owned())));
-        assert_eq!(object.take::<String>("Network"), Ok(None));
+        assert_eq!(object.get::<String>("Network"), Ok(Some("b".to_owned())));
+        assert_eq!(object.get::<String>("X"), Ok(None));
+        assert_eq!(object.get::<String>("absent"), Ok(None));
     }
 
     #[test]
     fn a_wrong_type_names_the_key() {
-        let mut object: FoldedObject = serde_json::from_str(r#"{"subnetlen":"24"}"#).unwrap();
-        let message = object.take::<u32>("SubnetLen").unwrap_err();
-        assert!(message.starts_with("SubnetLen: "), "{message}");
+        let object: FoldedObject = serde_json::from_str(r#"{"subnetlen":"24"}"#).unwrap();
+        let message = object.get::<u32>("SubnetLen").unwrap_err();
+        assert_eq!(message, r#"SubnetLen: invalid type: string "24", expected u32"#);
+    }
+
+    #[test]
+    fn escapes_are_resolved_in_keys_and_texts() {
+        let object: FoldedObject = serde_json::from_str(r#"{"\u004eet\"":"1\n2"}"#).unwrap();
+        assert_eq!(object.get::<Text>("net\"").unwrap().unwrap().0, "1\n2");
     }
 }

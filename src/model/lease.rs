@@ -10,7 +10,7 @@ use ipnetwork::Ipv4Network;
 use serde::Serialize;
 
 use super::MacAddr;
-use super::json::FoldedObject;
+use super::json::{FoldedObject, Text};
 
 /// The `BackendType` of leases this daemon can use.
 pub const BACKEND_VXLAN: &str = "vxlan";
@@ -172,22 +172,22 @@ impl LeaseAttrs {
     /// # Errors
     /// When the value is not a JSON object or a key of the contract has the wrong type.
     pub fn from_json(value: &[u8]) -> Result<Self, LeaseError> {
-        let mut object: FoldedObject =
+        let object: FoldedObject =
             serde_json::from_slice(value).map_err(|error| LeaseError::Value(error.to_string()))?;
         if object.is_null("PublicIP") {
             return Err(LeaseError::Value("PublicIP: null".to_owned()));
         }
-        let public_ip = object.take("PublicIP").map_err(LeaseError::Value)?.unwrap_or(Ipv4Addr::UNSPECIFIED);
-        let backend_type: String = object.take("BackendType").map_err(LeaseError::Value)?.unwrap_or_default();
-        let data: Option<serde_json::Value> = object.take("BackendData").map_err(LeaseError::Value)?;
-        let node_id: Option<String> = object.take("NodeID").unwrap_or(None);
-        let boot_id: Option<String> = object.take("BootID").unwrap_or(None);
+        let public_ip = object.get("PublicIP").map_err(LeaseError::Value)?.unwrap_or(Ipv4Addr::UNSPECIFIED);
+        let backend_type: String = object.get("BackendType").map_err(LeaseError::Value)?.unwrap_or_default();
+        let data: Option<FoldedObject> = object.get("BackendData").unwrap_or(None);
+        let node_id: Option<Text> = object.get("NodeID").unwrap_or(None);
+        let boot_id: Option<Text> = object.get("BootID").unwrap_or(None);
         Ok(Self {
             public_ip,
-            vxlan: data.filter(|_| backend_type == BACKEND_VXLAN).and_then(vxlan_data),
+            vxlan: data.filter(|_| backend_type == BACKEND_VXLAN).and_then(|data| vxlan_data(&data)),
             backend_type,
-            node_id: node_id.and_then(|text| text.parse().ok()),
-            boot_id: boot_id.and_then(|text| BootId::parse(&text)),
+            node_id: node_id.and_then(|text| text.0.parse().ok()),
+            boot_id: boot_id.and_then(|text| BootId::parse(&text.0)),
         })
     }
 
@@ -207,11 +207,10 @@ impl LeaseAttrs {
     }
 }
 
-fn vxlan_data(data: serde_json::Value) -> Option<VxlanData> {
-    let mut object: FoldedObject = serde_json::from_value(data).ok()?;
-    let vni = object.take("VNI").ok()?.unwrap_or(0);
-    let mac: String = object.take("VtepMAC").ok()??;
-    Some(VxlanData { vni, mac: mac.parse().ok()? })
+fn vxlan_data(data: &FoldedObject<'_>) -> Option<VxlanData> {
+    let vni = data.get("VNI").ok()?.unwrap_or(0);
+    let mac: Text = data.get("VtepMAC").ok()??;
+    Some(VxlanData { vni, mac: mac.0.parse().ok()? })
 }
 
 #[derive(Serialize)]

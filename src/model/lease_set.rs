@@ -76,6 +76,8 @@ pub struct Source {
 struct Known {
     created: u64,
     modified: u64,
+    /// Fingerprint of the value.
+    value: u64,
     public_ip: Option<Ipv4Addr>,
     node: Option<NodeId>,
     /// No lease of the present store: a peer of a former one, kept until then.
@@ -112,6 +114,12 @@ impl Touched {
         self.macs.extend(other.macs);
         self.skipped.extend(other.skipped);
         self.replaced = self.replaced.or(other.replaced);
+    }
+
+    /// Nothing follows from what happened.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
     }
 
     fn remove(&mut self, subnet: Ipv4Network, known: &Known) {
@@ -291,6 +299,9 @@ impl LeaseSet {
             }
             return touched;
         };
+        if self.is_renewal(subnet, lease) {
+            return touched;
+        }
         let mut concerned = self.concerned(subnet);
         let before = self.remove(subnet).and_then(|known| known.verdict);
         touched.subnets.insert(subnet);
@@ -302,11 +313,26 @@ impl LeaseSet {
         touched
     }
 
+    /// Whether the same lease was only written again, as Go nodes do to renew it, and nothing follows from that. Who wrote last
+    /// counts among leases with the same MAC.
+    fn is_renewal(&mut self, subnet: Ipv4Network, lease: &RawLease<'_>) -> bool {
+        let Some(known) = self.leases.get(&subnet) else { return false };
+        let same = known.created == lease.created && known.value == fingerprint(lease.value);
+        let shares_mac = known.alone.is_ok_and(|peer| self.subnets_with_mac(peer.mac).nth(1).is_some());
+        if !same || known.kept.is_some() || shares_mac {
+            return false;
+        }
+        if let Some(known) = self.leases.get_mut(&subnet) {
+            known.modified = lease.modified;
+        }
+        true
+    }
+
     /// Takes over that one key is gone.
     pub fn delete(&mut self, name: &str) -> Touched {
         let mut touched = Touched::default();
         let Ok(subnet) = parse_key(name) else {
-            if self.bad_keys.remove(&fingerprint(name)) {
+            if self.bad_keys.remove(&fingerprint(name.as_bytes())) {
                 self.count(Some(Err(Skip::BadKey)), -1);
             }
             return touched;
@@ -320,7 +346,7 @@ impl LeaseSet {
     }
 
     fn knows_bad_key(&self, name: &str) -> bool {
-        self.bad_keys.contains(&fingerprint(name))
+        self.bad_keys.contains(&fingerprint(name.as_bytes()))
     }
 
     fn skip_of(&self, name: &str) -> Option<Skip> {
@@ -342,7 +368,7 @@ impl LeaseSet {
     }
 
     fn insert_bad_key(&mut self, name: &str) -> bool {
-        let new = self.bad_keys.insert(fingerprint(name));
+        let new = self.bad_keys.insert(fingerprint(name.as_bytes()));
         if new {
             self.count(Some(Err(Skip::BadKey)), 1);
         }
@@ -357,6 +383,7 @@ impl LeaseSet {
         let known = Known {
             created: lease.created,
             modified: lease.modified,
+            value: fingerprint(lease.value),
             public_ip: attrs.as_ref().map(|attrs| attrs.public_ip),
             node: attrs.and_then(|attrs| attrs.node_id),
             kept: None,
@@ -430,10 +457,11 @@ impl LeaseSet {
     }
 }
 
-/// Two names with the same one are taken for the same: the count is one too low then, and nothing else.
-fn fingerprint(name: &str) -> u64 {
+/// Tells names and values apart without keeping them. Only who writes the store could make two with the same one, and would
+/// gain nothing: a bad key that is not counted, or a lease that stays as he wrote it before.
+fn fingerprint(bytes: &[u8]) -> u64 {
     let mut hasher = DefaultHasher::new();
-    name.hash(&mut hasher);
+    bytes.hash(&mut hasher);
     hasher.finish()
 }
 
@@ -545,6 +573,24 @@ mod tests {
         assert_eq!(peers(&set), ["10.200.3.0/24 10.8.0.3"]);
         assert_eq!(skips(&touched), [("10.200.2.0-24", Skip::DuplicateMac)]);
         set.delete("10.200.3.0-24");
+        assert_eq!(peers(&set), ["10.200.2.0/24 10.8.0.2"]);
+    }
+
+    #[test]
+    fn a_lease_that_is_only_written_again_touches_nothing() {
+        let mut set = LeaseSet::new(own());
+        let (mac, other) = ("02:00:00:00:00:02", "02:00:00:00:00:03");
+        let renew = |set: &mut LeaseSet, name, value: &str, modified| {
+            set.put(&RawLease { name, value: value.as_bytes(), created: 5, modified })
+        };
+        put(&mut set, "10.200.2.0-24", &value("10.8.0.2", mac), 5);
+        assert_eq!(renew(&mut set, "10.200.2.0-24", &value("10.8.0.2", mac), 6), Touched::default());
+        assert!(!renew(&mut set, "10.200.2.0-24", &value("10.8.0.2", other), 7).is_empty(), "another value");
+        assert!(!put(&mut set, "10.200.2.0-24", &value("10.8.0.2", other), 8).is_empty(), "created anew");
+        // Its revision was taken over: the lease with the same MAC that was written in between does not count.
+        renew(&mut set, "10.200.2.0-24", &value("10.8.0.2", mac), 9);
+        put(&mut set, "10.200.3.0-24", &value("10.8.0.3", mac), 10);
+        renew(&mut set, "10.200.2.0-24", &value("10.8.0.2", mac), 11);
         assert_eq!(peers(&set), ["10.200.2.0/24 10.8.0.2"]);
     }
 

@@ -89,16 +89,16 @@ impl NetworkConfig {
     /// # Errors
     /// When it is not JSON, breaks a rule, or asks for something that is not built.
     pub fn from_json(value: &[u8]) -> Result<Self, ConfigError> {
-        let mut object: FoldedObject =
+        let object: FoldedObject =
             serde_json::from_slice(value).map_err(|error| ConfigError::Json(error.to_string()))?;
-        refuse_other_families(&mut object)?;
-        let network = network(&mut object)?;
-        let subnet_len = subnet_len(network, take(&mut object, "SubnetLen")?.unwrap_or(0))?;
+        refuse_other_families(&object)?;
+        let network = network(&object)?;
+        let subnet_len = subnet_len(network, get(&object, "SubnetLen")?.unwrap_or(0))?;
         let size = 1_u32 << (32 - subnet_len);
         let first = u32::from(network.network());
         let last = u32::from(network.broadcast());
-        let min = bound(&mut object, "SubnetMin", network, subnet_len)?.unwrap_or((first + size).into());
-        let max = bound(&mut object, "SubnetMax", network, subnet_len)?.unwrap_or((last - (size - 1)).into());
+        let min = bound(&object, "SubnetMin", network, subnet_len)?.unwrap_or((first + size).into());
+        let max = bound(&object, "SubnetMax", network, subnet_len)?.unwrap_or((last - (size - 1)).into());
         if min > max {
             return Err(rule(
                 "SubnetMin",
@@ -110,8 +110,8 @@ impl NetworkConfig {
             subnet_len,
             subnet_min: min,
             subnet_max: max,
-            enable_nftables: take(&mut object, "EnableNFTables")?.unwrap_or(false),
-            vxlan: backend(&mut object)?,
+            enable_nftables: get(&object, "EnableNFTables")?.unwrap_or(false),
+            vxlan: backend(&object)?,
         })
     }
 
@@ -122,16 +122,16 @@ impl NetworkConfig {
     }
 }
 
-fn take<T: serde::de::DeserializeOwned>(
-    object: &mut FoldedObject,
+fn get<'a, T: serde::Deserialize<'a>>(
+    object: &FoldedObject<'a>,
     key: &'static str,
 ) -> Result<Option<T>, ConfigError> {
-    object.take(key).map_err(ConfigError::Json)
+    object.get(key).map_err(ConfigError::Json)
 }
 
-fn refuse_other_families(object: &mut FoldedObject) -> Result<(), ConfigError> {
-    let ipv4 = take(object, "EnableIPv4")?.unwrap_or(true);
-    let ipv6 = take(object, "EnableIPv6")?.unwrap_or(false);
+fn refuse_other_families(object: &FoldedObject<'_>) -> Result<(), ConfigError> {
+    let ipv4 = get(object, "EnableIPv4")?.unwrap_or(true);
+    let ipv6 = get(object, "EnableIPv6")?.unwrap_or(false);
     let unsupported = |key, value: bool| ConfigError::Unsupported {
         key,
         value: value.to_string(),
@@ -144,9 +144,9 @@ fn refuse_other_families(object: &mut FoldedObject) -> Result<(), ConfigError> {
     }
 }
 
-fn network(object: &mut FoldedObject) -> Result<Ipv4Network, ConfigError> {
+fn network(object: &FoldedObject<'_>) -> Result<Ipv4Network, ConfigError> {
     let missing = || rule("Network", "is missing (expected a CIDR such as 10.200.0.0/16)");
-    let text: String = take(object, "Network")?.ok_or_else(missing)?;
+    let text: String = get(object, "Network")?.ok_or_else(missing)?;
     let wrong = || rule("Network", format!("{text:?} is not an IPv4 CIDR (expected e.g. 10.200.0.0/16)"));
     if !text.contains('/') {
         return Err(wrong());
@@ -179,12 +179,12 @@ fn subnet_len(network: Ipv4Network, given: u64) -> Result<u8, ConfigError> {
 }
 
 fn bound(
-    object: &mut FoldedObject,
+    object: &FoldedObject<'_>,
     key: &'static str,
     network: Ipv4Network,
     subnet_len: u8,
 ) -> Result<Option<Ipv4Addr>, ConfigError> {
-    let Some(text) = take::<String>(object, key)? else { return Ok(None) };
+    let Some(text) = get::<String>(object, key)? else { return Ok(None) };
     let address: Ipv4Addr =
         text.parse().map_err(|_| rule(key, format!("{text:?} is not an IPv4 address")))?;
     if !network.contains(address) {
@@ -196,14 +196,14 @@ fn bound(
     Ok(Some(address))
 }
 
-fn backend(object: &mut FoldedObject) -> Result<VxlanConfig, ConfigError> {
-    let backend: Option<FoldedObject> = take(object, "Backend")?;
+fn backend(object: &FoldedObject<'_>) -> Result<VxlanConfig, ConfigError> {
+    let backend: Option<FoldedObject> = get(object, "Backend")?;
     let kind: String = match backend {
         None => "udp".to_owned(),
-        Some(mut backend) => {
-            let kind: String = take(&mut backend, "Type")?.unwrap_or_default();
+        Some(backend) => {
+            let kind: String = get(&backend, "Type")?.unwrap_or_default();
             if kind.eq_ignore_ascii_case("vxlan") {
-                return vxlan(&mut backend);
+                return vxlan(&backend);
             }
             kind
         }
@@ -211,28 +211,28 @@ fn backend(object: &mut FoldedObject) -> Result<VxlanConfig, ConfigError> {
     Err(ConfigError::Unsupported { key: "Backend.Type", value: kind, supported: "vxlan" })
 }
 
-fn vxlan(backend: &mut FoldedObject) -> Result<VxlanConfig, ConfigError> {
-    let vni = match take::<u64>(backend, "VNI")? {
+fn vxlan(backend: &FoldedObject<'_>) -> Result<VxlanConfig, ConfigError> {
+    let vni = match get::<u64>(backend, "VNI")? {
         None => Vni::DEFAULT,
         Some(number) => Vni::try_from(number).map_err(|error| rule("Backend.VNI", error.to_string()))?,
     };
-    let mtu = match take::<u64>(backend, "MTU")? {
+    let mtu = match get::<u64>(backend, "MTU")? {
         None | Some(0) => None,
         Some(bytes) => Some(Mtu::try_from(bytes).map_err(|error| rule("Backend.MTU", error.to_string()))?),
     };
     Ok(VxlanConfig {
         vni,
-        port: take(backend, "Port")?.filter(|port| *port != 0),
+        port: get(backend, "Port")?.filter(|port| *port != 0),
         mtu,
-        gbp: take(backend, "GBP")?.unwrap_or(false),
-        learning: take(backend, "Learning")?.unwrap_or(false),
-        direct_routing: take(backend, "DirectRouting")?.unwrap_or(false),
+        gbp: get(backend, "GBP")?.unwrap_or(false),
+        learning: get(backend, "Learning")?.unwrap_or(false),
+        direct_routing: get(backend, "DirectRouting")?.unwrap_or(false),
         tx_checksum: tx_checksum(backend)?,
     })
 }
 
-fn tx_checksum(backend: &mut FoldedObject) -> Result<Option<TxChecksum>, ConfigError> {
-    let Some(text) = take::<String>(backend, "TxChecksum")? else { return Ok(None) };
+fn tx_checksum(backend: &FoldedObject<'_>) -> Result<Option<TxChecksum>, ConfigError> {
+    let Some(text) = get::<String>(backend, "TxChecksum")? else { return Ok(None) };
     text.parse().map(Some).map_err(|error| rule("Backend.TxChecksum", format!("is {text:?} ({error})")))
 }
 

@@ -118,6 +118,9 @@ impl<S: LeaseStore, K: Kernel> Running<S, K> {
     }
 
     fn on_touched(&mut self, started: BootTime, touched: &Touched) {
+        if touched.is_empty() {
+            return;
+        }
         self.reporter.skipped(&touched.skipped);
         let report = self.data_plane.on_leases(touched, started.0);
         self.after_round("leases", started, Ok(report));

@@ -1,12 +1,20 @@
 //! What the kernel says about tables, chains and rules, cut down to what decisions need.
 
-use netlink_packet_core::{DefaultNla, Nla};
+use netlink_packet_core::{DefaultNla, Nla, NlasIterator};
 use netlink_packet_netfilter::nftables::{
     ChainAttribute, ChainMessage, DataAttribute, ExpressionAttribute, Expressions, Hook, Immediate,
     ListAttribute, NfTablesMessage, RuleAttribute, RuleMessage, TableAttribute, TableMessage, Verdict,
     VerdictAttribute,
 };
 use netlink_packet_netfilter::{NetfilterMessage, NetfilterMessageInner, NetfilterProtoFamily};
+use nix::libc;
+
+/// Size of `nfgenmsg`, whose first byte is the family.
+const NFGENMSG: usize = 4;
+/// `NFTA_TABLE_NAME`, `NFTA_CHAIN_TABLE`, `NFTA_RULE_TABLE`
+const NFTA_TABLE: u16 = 1;
+const NFTA_CHAIN_NAME: u16 = 3;
+const NFTA_RULE_CHAIN: u16 = 2;
 
 /// Expressions that every packet passes, or that end its way.
 const UNCONDITIONAL: [&str; 5] = ["counter", "immediate", "log", "reject", "target"];
@@ -196,40 +204,36 @@ pub(super) fn comment(mut data: &[u8]) -> Option<String> {
 }
 
 /// What a notification is about; `None`: sets, objects, generations, other subsystems.
-pub(super) fn subject(message: &NetfilterMessage) -> Option<Subject> {
-    let NetfilterMessageInner::NfTables(inner) = &message.inner else { return None };
-    let family = message.header.family;
-    match inner {
-        NfTablesMessage::NewTable(table) | NfTablesMessage::DeleteTable(table) => {
-            Some(Subject { family, table: table_name(&table.attributes)?, chain: None })
-        }
-        NfTablesMessage::NewChain(chain) | NfTablesMessage::DeleteChain(chain) => {
-            let (table, name) = chain_name(&chain.attributes)?;
-            Some(Subject { family, table, chain: Some(name) })
-        }
-        NfTablesMessage::NewRule(rule) | NfTablesMessage::DeleteRule(rule) => {
-            let text =
-                |pick: fn(&RuleAttribute) -> Option<&String>| rule.attributes.iter().find_map(pick).cloned();
-            let table = text(|attribute| match attribute {
-                RuleAttribute::Table(name) => Some(name),
-                _ => None,
-            })?;
-            let chain = text(|attribute| match attribute {
-                RuleAttribute::Chain(name) => Some(name),
-                _ => None,
-            });
-            Some(Subject { family, table, chain })
-        }
-        _ => None,
+///
+/// Reads only the names: a program that rewrites thousands of rules is heard of once for each of them.
+pub(super) fn subject(kind: u16, payload: &[u8]) -> Option<Subject> {
+    let [subsystem, kind] = kind.to_be_bytes();
+    if i32::from(subsystem) != libc::NFNL_SUBSYS_NFTABLES {
+        return None;
     }
+    // linux/netfilter/nf_tables.h: the table's name is attribute 1 of all three.
+    let chain_name = match i32::from(kind) {
+        libc::NFT_MSG_NEWTABLE | libc::NFT_MSG_DELTABLE => None,
+        libc::NFT_MSG_NEWCHAIN | libc::NFT_MSG_DELCHAIN => Some(NFTA_CHAIN_NAME),
+        libc::NFT_MSG_NEWRULE | libc::NFT_MSG_DELRULE => Some(NFTA_RULE_CHAIN),
+        _ => return None,
+    };
+    let text = |wanted| {
+        let attributes = NlasIterator::new(payload.get(NFGENMSG..)?).map_while(Result::ok);
+        let name = attributes.into_iter().find(|attribute| attribute.kind() == wanted)?;
+        let name = name.value().strip_suffix(&[0]).unwrap_or(name.value());
+        Some(String::from_utf8_lossy(name).into_owned())
+    };
+    let family = NetfilterProtoFamily::from(*payload.first()?);
+    Some(Subject { family, table: text(NFTA_TABLE)?, chain: chain_name.and_then(text) })
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::encode::{add_rule, batch, comment_data};
+    use super::super::encode::{add_rule, add_table, batch, comment_data, delete_table};
     use super::*;
     use crate::model::masquerade::{Overlay, RuleOptions, RuleSet};
-    use netlink_packet_core::{NetlinkMessage, NetlinkPayload};
+    use netlink_packet_core::{NetlinkBuffer, NetlinkMessage, NetlinkPayload};
 
     /// `iptables-nft -A FORWARD -j REJECT` as the kernel dumps it (Linux 6.18, iptables 1.8.9).
     const REJECT: &str = "9c000000060a02080100000039780000020000050b00010066696c74657200000c000200464f5257415244000c000300 \
@@ -284,6 +288,30 @@ mod tests {
             let expected =
                 SeenRule { comment: Some("a comment".to_owned()), conditional: true, ..SeenRule::default() };
             assert_eq!(seen, expected, "{wanted}");
+        }
+    }
+
+    #[test]
+    fn the_names_in_a_notification_say_what_it_is_about() {
+        let rules = RuleSet::new(
+            Overlay { network: "10.200.0.0/16".parse().unwrap(), subnet: "10.200.43.0/24".parse().unwrap() },
+            None,
+            &RuleOptions { ip_masq: true, forward_rules: true, fully_random: true, exclude: Vec::new() },
+        );
+        let chain = |name: &str| Some(name.to_owned());
+        for (request, expected) in [
+            (add_table(NetfilterProtoFamily::IPv4, "t", "a comment"), None),
+            (delete_table(NetfilterProtoFamily::IPv4, "t"), None),
+            (add_rule("t", "c", &rules.masquerade[0], "a comment"), chain("c")),
+        ] {
+            let bytes = batch(&[request], 1);
+            let begin = usize::try_from(u32::from_ne_bytes(bytes[..4].try_into().unwrap())).unwrap();
+            let message = NetlinkBuffer::new(&bytes[begin..]);
+            let seen = subject(message.message_type(), message.payload());
+            let family = NetfilterProtoFamily::IPv4;
+            assert_eq!(seen, Some(Subject { family, table: "t".to_owned(), chain: expected }));
+            assert_eq!(subject(message.message_type() ^ 0x100, message.payload()), None, "another subsystem");
+            assert_eq!(subject(message.message_type(), &[]), None);
         }
     }
 

@@ -14,6 +14,8 @@ use nix::sys::socket::{
 };
 use tokio::io::unix::AsyncFd;
 
+use super::decode::{self, Subject};
+
 /// Group number 7 (`NFNLGRP_NFTABLES`) as a bit of the bind mask.
 const GROUP_NFTABLES: u32 = 1 << 6;
 /// Room for notifications while we are busy; when it is not enough we hear of it (`ENOBUFS`).
@@ -141,31 +143,28 @@ impl Requests {
 #[derive(Debug)]
 pub(super) struct Notifications {
     socket: AsyncFd<OwnedFd>,
+    /// The socket from which our own changes come.
+    own_port: u32,
 }
 
-/// One notification.
+/// What somebody else did.
 #[derive(Debug)]
 pub(super) enum Notification {
-    /// Somebody's request, known by the port of the socket it came from.
-    Change {
-        /// That port.
-        port: u32,
-        /// What happened.
-        message: NetfilterMessage,
-    },
+    /// A table, chain or rule was made or deleted.
+    Change(Subject),
     /// Something happened that cannot be read, or that was lost.
     Unknown,
 }
 
 impl Notifications {
-    pub(super) fn open() -> io::Result<Self> {
+    pub(super) fn open(own_port: u32) -> io::Result<Self> {
         let (socket, _) = open(GROUP_NFTABLES)?;
         // SAFETY: the descriptor is owned by the value it is registered with, which gives it to nobody to close.
         let socket = unsafe { AsyncFd::register(socket)? };
-        Ok(Self { socket })
+        Ok(Self { socket, own_port })
     }
 
-    /// What is queued. Never waits.
+    /// What is queued of others. Never waits.
     pub(super) fn queued(&self) -> Vec<Notification> {
         let mut found = Vec::new();
         let mut buffer = vec![0; PIECE];
@@ -179,7 +178,10 @@ impl Notifications {
                 }
                 Err(_) => return found,
             };
-            found.extend(messages(buffer.get(..length).unwrap_or_default()).map(notification));
+            found.extend(
+                messages(buffer.get(..length).unwrap_or_default())
+                    .filter_map(|message| notification(message, self.own_port)),
+            );
         }
     }
 
@@ -191,13 +193,13 @@ impl Notifications {
     }
 }
 
-pub(super) fn notification(bytes: &[u8]) -> Notification {
-    match NetlinkMessage::<NetfilterMessage>::deserialize(bytes) {
-        Ok(NetlinkMessage { header, payload: NetlinkPayload::InnerMessage(message), .. }) => {
-            Notification::Change { port: header.port_number, message }
-        }
-        _ => Notification::Unknown,
+/// `None`: it is of our own, or of no concern whoever did it.
+pub(super) fn notification(bytes: &[u8], own_port: u32) -> Option<Notification> {
+    let Ok(message) = NetlinkBuffer::new_checked(bytes) else { return Some(Notification::Unknown) };
+    if message.port_number() == own_port {
+        return None;
     }
+    decode::subject(message.message_type(), message.payload()).map(Notification::Change)
 }
 
 fn open(groups: u32) -> Result<(OwnedFd, u32), Errno> {

@@ -40,6 +40,7 @@ impl LeaseSet {
         let known = Known {
             created: u64::MAX,
             modified: 0,
+            value: 0,
             public_ip: Some(peer.public_ip),
             node: None,
             kept: Some(until),
