@@ -1,7 +1,7 @@
 //! The kernel's messages about tables, chains and rules, most of them other programs'. Whatever the bytes are: one meaning, and the
 //! comment by which a rule of ours is recognised is the one we would write.
 
-use netlink_packet_core::{NetlinkMessage, NetlinkPayload};
+use netlink_packet_core::{NetlinkBuffer, NetlinkMessage, NetlinkPayload};
 use netlink_packet_netfilter::NetfilterMessage;
 
 use super::decode::{self, Subject};
@@ -11,13 +11,12 @@ use super::socket::{Notification, messages, notification};
 /// The longest comment that we would write.
 const LONGEST: usize = 254;
 
-/// The port of a socket that changes nothing here.
-const NOBODY: u32 = u32::MAX;
-
 /// The target.
 pub fn check(bytes: &[u8]) {
     for bytes in messages(bytes) {
-        let subject = match notification(bytes, NOBODY) {
+        // Whatever its port is, it is not ours.
+        let port = NetlinkBuffer::new_checked(bytes).map_or(0, |message| !message.port_number());
+        let subject = match notification(bytes, port) {
             Some(Notification::Change(subject)) => Some(subject),
             _ => None,
         };

@@ -230,9 +230,8 @@ pub(super) fn noticed(scope: &Scope, known: Option<(u32, u32)>, datagram: &[u8])
 /// A classic BPF program on `nlmsghdr`: the type is at byte 4, the port at 12. BPF reads them in network byte order.
 fn without_our_own(port: u32) -> [SockFilter; 8] {
     let load = |size: u32, at: u32| (libc::BPF_LD | size | libc::BPF_ABS, 0, 0, at);
-    let jump = |value: u32, equal: u8, other: u8| {
-        (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, equal, other, value)
-    };
+    let jump =
+        |value: u32, equal: u8, other: u8| (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, equal, other, value);
     let entry = |kind: u16, equal: u8, other: u8| jump(kind.to_be().into(), equal, other);
     let pass = |length: u32| (libc::BPF_RET | libc::BPF_K, 0, 0, length);
     [

@@ -94,8 +94,7 @@ mod tests {
 
     #[test]
     fn keys_fold_and_the_last_one_counts() {
-        let object: FoldedObject =
-            serde_json::from_str(r#"{"NETWORK":"a","network":"b","X":null}"#).unwrap();
+        let object: FoldedObject = serde_json::from_str(r#"{"NETWORK":"a","network":"b","X":null}"#).unwrap();
         assert!(object.is_null("x"));
         assert_eq!(object.get::<String>("Network"), Ok(Some("b".to_owned())));
         assert_eq!(object.get::<String>("X"), Ok(None));
