@@ -1,4 +1,41 @@
 //! What every store has to do, over the one in memory, a real etcd v3 and a real etcd v2.
+//!
+//! Where the rows of the contract's tables are tested; without a file it is here, over both.
+//!
+//! | v2 (section 7) | test |
+//! |---|---|
+//! | requests of read, list, create, update, renew, delete, watch | `store_v2_wire`: `requests_are_those_that_go_makes_but_conditional` |
+//! | a missing folder is an empty list, with the index to watch from | `an_empty_store_is_an_empty_list_to_watch_from` |
+//! | exists already (105), somebody else's write in between | `a_subnet_is_created_once`, `an_update_needs_the_revision_that_was_read` |
+//! | no ttl for a reservation | `a_reservation_stays_one`; `netns-tests/tests/etcd_v2.rs` |
+//! | delete, as Go sees it: `expire` | `store_faults`: `a_deletion_in_v2_is_an_expiry_for_those_who_watch` |
+//! | own key watched | `netns-tests/tests/etcd_v2.rs`: `a_reservation_in_v2_stays_one_and_a_deleted_key_is_taken_again` |
+//! | start index, then the event's plus one | `requests_are_those…`; `a_watch_misses_nothing_since_the_list` |
+//! | actions that remove, all others add | `store/etcd_v2_json.rs`; `netns-tests/tests/etcd_v2.rs`: `peers_come_change_and_leave_in_every_way_v2_knows` |
+//! | an empty 200 | `store_v2_wire`: `an_empty_answer_to_a_poll_is_asked_again` |
+//! | 401, index cleared | `a_watch_from_a_forgotten_past_delivers_the_list` |
+//! | any other error of a watch; an event nobody understands | `store_v2_wire`: `an_answer_that_cannot_be_read…`, `an_event_of_an_unknown_action…` |
+//! | endpoints shuffled, pinned, the next at transport errors and 5xx | `store/endpoints.rs`; `store_v2_wire`: `a_member_that_answers_5xx_costs_no_call`; `store_faults` |
+//! | redirects (not followed), paths and `unix://` (refused) | `store_v2_wire`: `answers_of_servers_that_are_no_etcd_are_named`; `options/etcd.rs` |
+//! | timeouts, keepalive | `store/connect.rs`; `store_faults`: `nothing_blocks_when…`; `store_cluster`: `a_watch_on_which_nothing_can_come…` |
+//! | basic auth with every request | `store_faults`: `v2_wants_the_login_with_every_request` |
+//! | TLS | `store_tls`, every test over both |
+//!
+//! | v3 (section 8) | test |
+//! |---|---|
+//! | read: linearizable; no key | `netns-tests/tests/etcd_faults.rs`: `a_member_without_its_quorum_is_left`; `daemon/waiting.rs` |
+//! | list: one range, the folder only, paged when too large | `store_faults`: `a_list_is_one_request…`, `…is_paged`; `keys_beside_the_folder_are_none_of_ours` |
+//! | create: grant, then if absent; a lost race leaves no lease | `a_subnet_is_created_once`, `of_many_that_create…`; `store_faults`: `no_lease_is_left_behind_in_etcd` |
+//! | update, conditional; the former lease is revoked | `an_update_needs_the_revision…`; `no_lease_is_left_behind_in_etcd` |
+//! | renewal (Go: a write; here: keepalive) | `a_renewal_prolongs_without_an_event`; `store_faults`: `a_renewal_is_two_requests_and_no_write` |
+//! | delete | `a_key_is_deleted_only_at_the_known_revision` |
+//! | TTL −1 is for ever | `a_reservation_stays_one` |
+//! | watch from the list's revision, with a leader required | `a_watch_misses_nothing_since_the_list`; `store_cluster`; `netns-tests/tests/etcd_faults.rs` |
+//! | CA alone, mixed schemes | `store_tls`: `a_ca_alone_is_enough…`, `each_endpoint_has_a_scheme_of_its_own` |
+//! | all endpoints tried | `store_faults`: `dead_members_cost_no_call`, `a_killed_member…`, `a_paused_member…`; `store_cluster` |
+//! | login, its token lost or run out, also under a watch | `store_faults`: `a_login_survives…`; `store_cluster`: `a_token_that_ran_out…`, `a_change_of_users…` |
+//! | a deadline for every call, keepalive 30 s/10 s | `store_faults`: `nothing_blocks_when…`, `a_half_open_connection…`; `store_cluster`: `a_watch_on_which_nothing_can_come…` |
+//! | a retried write is made once | `store_faults`: `a_write_whose_answer_was_lost_is_recognised` |
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,

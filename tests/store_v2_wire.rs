@@ -46,6 +46,8 @@ async fn requests_are_those_that_go_makes_but_conditional() {
         (format!("GET /v2/keys{PREFIX}/config?quorum=true&recursive=false&sorted=false"), String::new()),
         (format!("GET {folder}/-?quorum=true"), String::new()),
         (format!("GET {folder}?recursive=true&wait=true&waitIndex={}", snapshot.next), String::new()),
+        // The renewal is no event, so the next one comes after the first.
+        (format!("GET {folder}?recursive=true&wait=true&waitIndex={}", first.modified + 1), String::new()),
         (format!("PUT {own}?prevExist=false"), format!("value={}&ttl=86400", value(1))),
         (format!("GET {own}?quorum=true&recursive=false&sorted=false"), String::new()),
         (format!("PUT {own}?refresh=true&prevIndex={}", first.modified), "ttl=86400".to_owned()),
