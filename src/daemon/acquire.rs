@@ -63,7 +63,7 @@ impl OwnLease {
 pub(super) struct Acquired {
     /// Our lease.
     pub(super) lease: OwnLease,
-    /// The listing it was decided on; a watch from its end misses nothing.
+    /// The listing it was decided on, with our own key as it is now. A watch from its end misses nothing.
     pub(super) snapshot: Snapshot,
 }
 
@@ -123,7 +123,7 @@ pub(super) async fn acquire<S: LeaseStore>(
     mut first: Option<Snapshot>,
 ) -> Result<Acquired, AcquireError> {
     loop {
-        let snapshot = match first.take() {
+        let mut snapshot = match first.take() {
             Some(snapshot) => snapshot,
             None => store.list().await?,
         };
@@ -160,7 +160,13 @@ pub(super) async fn acquire<S: LeaseStore>(
             }
         };
         match written {
-            Written::Held(held) => return Ok(Acquired { lease: OwnLease::new(held, sent), snapshot }),
+            Written::Held(held) => {
+                let own = lease::key_of(held.subnet);
+                if let Some(record) = snapshot.records.iter_mut().find(|record| record.name == own) {
+                    (record.value, record.modified) = (held.attrs.to_json().into_bytes(), held.modified);
+                }
+                return Ok(Acquired { lease: OwnLease::new(held, sent), snapshot });
+            }
             Written::Conflict => debug!("the leases changed meanwhile; deciding again on a fresh list"),
         }
     }
