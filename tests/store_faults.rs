@@ -397,9 +397,10 @@ async fn a_list_larger_than_any_message_is_paged() {
 
 #[tokio::test]
 async fn a_full_store_still_renews() {
-    let server = etcd(&["--quota-backend-bytes=4000000"]).await;
-    let store = v3(&server.config());
+    let server = etcd(&["--quota-backend-bytes=4000000", "--enable-v2"]).await;
+    let (store, older) = (v3(&server.config()), v2(&server.config()));
     let mine = held(store.create(subnet(1), &attrs(1), DAY).await.unwrap());
+    let mine_in_v2 = held(older.create(subnet(1), &attrs(1), DAY).await.unwrap());
     let mut client = server.client().await;
     let value = "x".repeat(500_000);
     while client.put("/elsewhere", value.clone(), None).await.is_ok() {}
@@ -407,6 +408,9 @@ async fn a_full_store_still_renews() {
     let error = store.create(subnet(2), &attrs(2), DAY).await.unwrap_err();
     assert!(error.to_string().ends_with("mvcc: database space exceeded"), "{error}");
     assert_eq!(renewed(store.renew(&mine, DAY).await.unwrap()), mine);
+    // The quota is v3's alone.
+    renewed(older.renew(&mine_in_v2, DAY).await.unwrap());
+    held(older.create(subnet(2), &attrs(2), DAY).await.unwrap());
 }
 
 /// What stays behind in etcd if nobody gives it up: a lease for each renewal by rewriting, and one for each lost race.
