@@ -162,7 +162,11 @@ fn the_shipped_unit_runs_closed_in_watched_and_restarted() -> Result<()> {
             "iptables -t nat -S FLANNEL-POSTRTG"
         };
         assert!(node.run(rules)?.to_lowercase().contains("masquerade"), "{firewall}");
-        assert!(property(&node, UNIT, "StatusText")?.contains("peers: 1"), "systemctl status");
+        eventually(lab::CONVERGENCE, "systemctl status", || {
+            let status = property(&node, UNIT, "StatusText")?;
+            ensure!(status.contains("peers: 1"), "{status}");
+            Ok(())
+        })?;
         node.run(&format!("ip link del {DEVICE}"))?;
         eventually(lab::CONVERGENCE, "the device is back", || is_programmed(&node))?;
         if firewall == "nftables" {
