@@ -113,15 +113,25 @@ fn a_compaction_while_the_watch_is_cut_off_loses_no_change() -> Result<()> {
     lab.etcd().put(&key(202), &lease::value("10.8.0.202", "02:00:00:00:00:ff"))?;
     lab.etcd().put(&key(204), &lease::value("10.8.0.204", "02:00:00:00:00:cc"))?;
     lab.etcd().compact()?;
-    // A restart cuts the streams for good: the daemons must ask again, for a revision that is compacted.
+    // What etcd has sent already would be delivered late, even after its death. A node that gets its address anew has left its
+    // connections before, and must ask again, for a revision that is compacted.
+    for (number, daemon) in (1..).zip(&daemons) {
+        let address = format!("{}/24 dev eth0", Lab::public_ip(number));
+        daemon.node().run(&format!("ip address del {address}"))?;
+        lab.eventually(daemon, "the address is missed", || {
+            ensure!(daemon.process().log().contains("choosing the external interface fails"), "not yet");
+            Ok(())
+        })?;
+        daemon.node().run(&format!("ip address add {address}"))?;
+        lab.eventually(daemon, "the address is back", || {
+            ensure!(
+                daemon.process().log().contains("choosing the external interface works again"),
+                "not yet"
+            );
+            Ok(())
+        })?;
+    }
     lab.switch().mend(etcd)?;
-    let restart = |mut lab: Lab| -> Result<Lab> {
-        lab.etcd_mut().kill(0)?;
-        lab.etcd_mut().launch(0)?;
-        lab.etcd().wait_healthy()?;
-        Ok(lab)
-    };
-    let lab = restart(lab)?;
     lab.wait_converged(&daemons)?;
     lab.etcd().put(&key(205), &lease::value("10.8.0.205", "02:00:00:00:00:cd"))?;
     lab.wait_converged(&daemons)
