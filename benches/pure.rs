@@ -1,4 +1,4 @@
-//! What the pure parts cost: reading leases, choosing a subnet, comparing desired with present state.
+//! What the pure parts cost: reading leases, choosing a subnet, comparing desired with present state, writing messages.
 //!
 //! `cargo bench --bench pure`. Whole daemons, kernel and etcd are measured by `cargo lab bench`.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a benchmark says what is wrong by failing")]
@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 
 use divan::Bencher;
+use flanneld::kernel::encoded;
 use flanneld::model::allocate::free_subnets;
 use flanneld::model::diff::diff;
 use flanneld::model::lease_set::{LeaseSet, Own, RawLease};
@@ -102,6 +103,14 @@ fn follow_one_change(bencher: Bencher, peers: u32) {
             Overlay { leases: &leases, direct: &BTreeSet::new(), blackhole: false }.entries_of(&keys);
         diff(&desired, &present.restricted_to(&keys))
     });
+}
+
+/// The netlink messages of all peers' entries are written: three a peer.
+#[divan::bench(args = PEERS)]
+fn encode_everything(bencher: Bencher, peers: u32) {
+    let plan = diff(&entries(&filled(peers)), &Entries::default());
+    assert_eq!(plan.operations.len(), 3 * usize::try_from(peers).unwrap());
+    bencher.bench_local(|| encoded(7, &plan.operations));
 }
 
 /// Candidates for a new lease are looked for.

@@ -6,6 +6,7 @@ use nix::libc;
 
 use super::linux::LinuxKernel;
 use super::refusal::Refusal;
+use super::socket::append_batch;
 use super::{KernelError, Scope, wire};
 use crate::model::state::{Operation, PROTOCOL_BOOT, Route, RouteDevice};
 
@@ -36,6 +37,16 @@ fn with_device(kernel: &mut LinuxKernel, scope: &Scope, vtep: u32, operations: &
         kernel.watch.iter_mut().for_each(super::watch::Watch::drain);
     }
     results
+}
+
+/// The messages that carry out `operations` on the device with this index, as they are sent: only the last is acknowledged.
+#[must_use]
+pub fn encoded(vtep: u32, operations: &[Operation]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    append_batch(&mut bytes, 1, operations, |out, stamp, operation| {
+        wire::operation(out, stamp, vtep, operation);
+    });
+    bytes
 }
 
 /// Nothing can be put on a device that is not there, and everything on it is gone already.

@@ -34,7 +34,7 @@ mod step;
 mod watch;
 mod wire;
 
-pub use apply::{command as command_of, route_in_words};
+pub use apply::{command as command_of, encoded, route_in_words};
 pub use linux::{LinuxKernel, ReceiveBuffers};
 pub use step::command as command_of_step;
 

@@ -63,6 +63,23 @@ pub(super) fn open(receive_buffer: usize) -> io::Result<Socket> {
     Ok(socket)
 }
 
+/// Appends a request for each item, numbered from `first` on, of which only the last one is acknowledged. Returns its number.
+pub(super) fn append_batch<T>(
+    outbox: &mut Vec<u8>,
+    first: u32,
+    items: &[T],
+    encode: impl Fn(&mut Vec<u8>, Stamp, &T),
+) -> Option<u32> {
+    let (last, before) = items.split_last()?;
+    let mut sequence = first;
+    for item in before {
+        encode(outbox, Stamp { sequence, acknowledge: false }, item);
+        sequence = sequence.wrapping_add(1);
+    }
+    encode(outbox, Stamp { sequence, acknowledge: true }, last);
+    Some(sequence)
+}
+
 /// The socket for requests.
 #[derive(Debug)]
 pub(super) struct Requests {
@@ -165,11 +182,7 @@ impl Requests {
     ) {
         let first = self.sequence.wrapping_add(1);
         self.outbox.clear();
-        for (position, item) in items.iter().enumerate() {
-            self.sequence = self.sequence.wrapping_add(1);
-            let stamp = Stamp { sequence: self.sequence, acknowledge: position + 1 == items.len() };
-            encode(&mut self.outbox, stamp, item);
-        }
+        self.sequence = append_batch(&mut self.outbox, first, items, encode).unwrap_or(self.sequence);
         let result = self.send_and_read(first, |message| {
             if let (NLMSG_ERROR, Err(refusal)) = (message.kind, message.outcome()) {
                 let position = usize::try_from(message.sequence.wrapping_sub(first));

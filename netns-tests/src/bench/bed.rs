@@ -8,7 +8,7 @@ use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
 
 use super::etcd::{Client, NETWORK_CONFIG, Peer, peers};
-use super::kernel::Monitor;
+use super::kernel::{Monitor, Step};
 use super::sample::ms;
 use crate::etcd::Api;
 use crate::flanneld::{Flanneld, Options, SUBNET_FILE};
@@ -53,10 +53,20 @@ pub(super) struct Started {
 
 impl Bed {
     pub(super) fn new(subject: &Subject, count: u32) -> Result<Self> {
+        Self::with(subject, count, false)
+    }
+
+    /// The same with an etcd that wants TLS and client certificates.
+    pub(super) fn with_tls(subject: &Subject) -> Result<Self> {
+        Self::with(subject, 0, true)
+    }
+
+    fn with(subject: &Subject, count: u32, etcd_tls: bool) -> Result<Self> {
         let lab = Lab::start(&Spec {
             nodes: 1,
             network_config: NETWORK_CONFIG.to_owned(),
             etcd_api: subject.api,
+            etcd_tls,
             ..Spec::default()
         })?;
         let mut client = Client::connect(lab.etcd().node(0)?, subject.api)?;
@@ -92,6 +102,19 @@ impl Bed {
         let cpu = cpu(daemon.process().pid())?;
         let etcd_cpu = self.etcd_cpu()? - etcd_before;
         Ok(Started { daemon, ready, complete, cpu, etcd_cpu })
+    }
+
+    /// Entries changed in the kernel since the monitor was reset, once the daemon has come to rest: a change that is made now
+    /// shows that everything before it was heard. It is undone again.
+    pub(super) fn written_before_a_change(&mut self) -> Result<usize> {
+        let one = Peer::new(u32::try_from(self.peers.len())?);
+        self.client.put(one)?;
+        self.monitor.wait_step(Step::Added, one.subnet(), PATIENCE)?;
+        // The route comes last, after neighbour and FDB entry.
+        let changes = self.monitor.changes().saturating_sub(3);
+        self.client.delete(one)?;
+        self.monitor.wait_step(Step::Removed, one.subnet(), PATIENCE)?;
+        Ok(changes)
     }
 
     fn etcd_cpu(&self) -> Result<f64> {

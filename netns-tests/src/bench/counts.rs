@@ -8,7 +8,6 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 
 use super::bed::{Bed, PATIENCE, Subject};
-use super::etcd::Peer;
 use crate::binaries;
 use crate::etcd::Api;
 use crate::flanneld::Flanneld;
@@ -82,13 +81,9 @@ impl Counted {
         let bed = &mut self.0;
         bed.start()?.daemon.stop(nix::sys::signal::Signal::SIGTERM)?;
         let daemon = bed.start_awaiting(0)?.daemon;
-        // A change that is made afterwards shows that everything before it was heard.
-        bed.client.put(Peer::new(u32::try_from(bed.peers.len())?))?;
-        bed.monitor.wait_added(1, PATIENCE)?;
-        let changes = bed.monitor.changes();
+        let written = bed.written_before_a_change()?;
         bed.forget(daemon)?;
-        // route, neighbour and FDB entry of that change
-        Ok(changes - 3)
+        Ok(written)
     }
 
     /// What the running daemon does while all peers are written again unchanged, as Go daemons renew their leases, and for

@@ -29,13 +29,18 @@ const RTM_NEWROUTE: u16 = 24;
 const RTM_DELROUTE: u16 = 25;
 const RTM_NEWNEIGH: u16 = 28;
 const RTM_DELNEIGH: u16 = 29;
+const RTM_GETROUTE: u16 = 26;
+const RTM_GETNEIGH: u16 = 30;
 const NLMSG_ERROR: u16 = 2;
+const NLMSG_DONE: u16 = 3;
 const RTMGRP_NEIGH: u32 = 0x4;
 const RTMGRP_IPV4_ROUTE: u32 = 0x40;
 const NLM_F_REQUEST: u16 = 0x1;
 const NLM_F_ACK: u16 = 0x4;
+const NLM_F_DUMP: u16 = 0x300;
 const NLM_F_REPLACE: u16 = 0x100;
 const NLM_F_CREATE: u16 = 0x400;
+const PUT: u16 = NLM_F_CREATE | NLM_F_REPLACE;
 const NUD_PERMANENT: u16 = 0x80;
 const NTF_SELF: u8 = 0x2;
 const RTNH_F_ONLINK: u32 = 4;
@@ -259,6 +264,30 @@ pub(super) fn floor(node: &Node, peers: &[Peer]) -> Result<Duration> {
     took
 }
 
+/// How long it takes to read a node's routes, neighbours and FDB entries once each: the floor of whoever wants to know them.
+pub(super) fn time_dump(node: &Node) -> Result<Duration> {
+    node.in_network(|| {
+        let fd = open(0)?;
+        // rtmsg of AF_INET; ndmsg of AF_INET 2 and of AF_BRIDGE 7 (linux/rtnetlink.h, linux/neighbour.h)
+        let requests = [(RTM_GETROUTE, 2), (RTM_GETNEIGH, 2), (RTM_GETNEIGH, 7)];
+        let start = Instant::now();
+        for (kind, family) in requests {
+            let mut request = Vec::new();
+            append(&mut request, kind, NLM_F_DUMP, &[family, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0], &[])?;
+            send(fd.as_raw_fd(), &request, MsgFlags::empty()).context("send to the kernel")?;
+            let mut answer = vec![0_u8; 64 << 10];
+            let mut done = false;
+            while !done {
+                let length =
+                    recv(fd.as_raw_fd(), &mut answer, MsgFlags::empty()).context("no end of a dump")?;
+                done = Messages(answer.get(..length).unwrap_or_default())
+                    .any(|message| matches!(u16_at(message, 4), NLMSG_DONE | NLMSG_ERROR));
+            }
+        }
+        Ok(start.elapsed())
+    })
+}
+
 /// Sends one batch and reads its one acknowledgement. The kernel has carried it out when send returns.
 fn push(fd: &OwnedFd, batch: &[u8]) -> Result<()> {
     send(fd.as_raw_fd(), batch, MsgFlags::empty()).context("send to the kernel")?;
@@ -287,13 +316,13 @@ fn batch(peers: &[Peer], index: u32) -> Result<Vec<u8>> {
         // AF_BRIDGE 7, AF_INET 2; NDA_DST 1, NDA_LLADDR 2; RTA_DST 1, RTA_OIF 4, RTA_GATEWAY 5
         let fdb = (neighbor(7, NTF_SELF, 0), [(1, &peer.public_ip().octets()[..]), (2, &mac)]);
         let arp = (neighbor(2, 0, 1), [(1, &gateway[..]), (2, &mac)]);
-        append(&mut bytes, RTM_NEWNEIGH, 0, &fdb.0, &fdb.1)?;
-        append(&mut bytes, RTM_NEWNEIGH, 0, &arp.0, &arp.1)?;
+        append(&mut bytes, RTM_NEWNEIGH, PUT, &fdb.0, &fdb.1)?;
+        append(&mut bytes, RTM_NEWNEIGH, PUT, &arp.0, &arp.1)?;
         // AF_INET, /24, table main, protocol boot, scope universe, unicast
         let mut route = vec![2, 24, 0, 0, 254, 3, 0, 1];
         route.extend_from_slice(&RTNH_F_ONLINK.to_ne_bytes());
         let attributes = [(1, &gateway[..]), (5, &gateway[..]), (4, &index.to_ne_bytes()[..])];
-        append(&mut bytes, RTM_NEWROUTE, last, &route, &attributes)?;
+        append(&mut bytes, RTM_NEWROUTE, PUT | last, &route, &attributes)?;
     }
     Ok(bytes)
 }
@@ -308,7 +337,7 @@ fn append(
     let start = bytes.len();
     bytes.extend_from_slice(&[0; 4]);
     bytes.extend_from_slice(&kind.to_ne_bytes());
-    bytes.extend_from_slice(&(flags | NLM_F_REQUEST | NLM_F_CREATE | NLM_F_REPLACE).to_ne_bytes());
+    bytes.extend_from_slice(&(flags | NLM_F_REQUEST).to_ne_bytes());
     bytes.extend_from_slice(&[0; 8]);
     bytes.extend_from_slice(body);
     for (name, value) in attributes {

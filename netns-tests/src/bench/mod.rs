@@ -40,20 +40,20 @@ pub struct BenchArgs {
     /// another daemon with flannel's command line, measured in the same run; may be repeated
     #[arg(long, value_name = "PATH")]
     against: Vec<PathBuf>,
-    /// which of etcd's stores the others use: flannel up to 0.17 knows only v2, later ones only v3
-    #[arg(long, value_name = "v2|v3", default_value = "v3", value_parser = api)]
-    against_api: Api,
+    /// which of etcd's stores the others use, in their order, or one for all: flannel up to 0.16 knows only v2, later ones only v3
+    #[arg(long, value_name = "v2|v3", value_delimiter = ',', default_value = "v3", value_parser = api)]
+    against_api: Vec<Api>,
     /// another CNI plugin `flannel`, measured beside ours; may be repeated
     #[arg(long, value_name = "PATH")]
     against_plugin: Vec<PathBuf>,
-    /// only these, separated by commas: size, start, restart, changes, burst, quiet, repair, plugin, traffic
+    /// only these, separated by commas: size, start, tls, restart, changes, burst, quiet, repair, plugin, traffic
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
     /// how often each thing is measured
     #[arg(long, default_value_t = 7)]
     runs: u32,
     /// numbers of made-up peers
-    #[arg(long, value_delimiter = ',', default_value = "0,255,4000")]
+    #[arg(long, value_delimiter = ',', default_value = "0,255,4000,16000")]
     peers: Vec<u32>,
     /// how long the idle daemon is looked at, in seconds
     #[arg(long, default_value_t = 60)]
@@ -96,8 +96,14 @@ pub fn run(args: &BenchArgs) -> Result<()> {
     Ok(())
 }
 
-const SCENARIOS: [&str; 9] =
-    ["size", "start", "restart", "changes", "burst", "quiet", "repair", "plugin", "traffic"];
+const SCENARIOS: [&str; 10] =
+    ["size", "start", "tls", "restart", "changes", "burst", "quiet", "repair", "plugin", "traffic"];
+
+/// What is measured with one number of peers is measured with the largest up to this one: beyond it the kernel's route insert,
+/// which takes quadratic time, is all that shows.
+const MANY: u32 = 4_000;
+/// How often a start among more than [`MANY`] peers is measured at most; each takes seconds.
+const LONG_RUNS: u32 = 3;
 
 fn scenarios_of(args: &BenchArgs) -> Result<Vec<&'static str>> {
     let unknown = args.only.iter().find(|name| !SCENARIOS.contains(&name.as_str()));
@@ -119,11 +125,12 @@ fn measure(scenario: &str, args: &BenchArgs, subjects: &[Subject], results: &mut
     if scenario == "traffic" {
         return traffic::measure(ours, args.runs.min(3), results);
     }
-    let most = args.peers.iter().copied().max().unwrap_or(0);
+    let most = args.peers.iter().copied().filter(|peers| *peers <= MANY).max().unwrap_or(0);
     let mut bench = Bench { subjects, results, runs: args.runs, idle: Duration::from_secs(args.idle) };
     match scenario {
         "size" => bench.size(),
         "start" => args.peers.iter().try_for_each(|peers| bench.start(*peers)),
+        "tls" => bench.start_with_tls(),
         "restart" => bench.restart(most),
         "changes" => {
             args.peers.iter().filter(|peers| **peers > 0).try_for_each(|peers| bench.changes(*peers))
@@ -137,9 +144,10 @@ fn measure(scenario: &str, args: &BenchArgs, subjects: &[Subject], results: &mut
 fn subjects(args: &BenchArgs) -> Result<Vec<Subject>> {
     let own = Subject { name: OURS.to_owned(), program: binaries::flanneld()?, api: Api::V3 };
     let mut subjects = vec![own];
-    for path in &args.against {
+    let apis = args.against_api.iter().chain(args.against_api.last().into_iter().cycle());
+    for (path, api) in args.against.iter().zip(apis) {
         let program = path.canonicalize().with_context(|| format!("--against {}", path.display()))?;
-        subjects.push(Subject { name: name_of(path, subjects.len()), program, api: args.against_api });
+        subjects.push(Subject { name: name_of(path, subjects.len()), program, api: *api });
     }
     Ok(subjects)
 }

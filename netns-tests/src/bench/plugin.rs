@@ -37,8 +37,45 @@ pub(super) fn measure(plugins: &[(String, PathBuf)], results: &mut Results) -> R
             results.add(&format!("CNI {verb}, the plugin's own time"), "ms", STUB, ms(alone));
         }
     }
+    // From here on the delegate looks at who called it.
+    std::fs::write(folder.path().join(LOOK), "")?;
+    for (name, program) in plugins {
+        for verb in ["ADD", "DEL"] {
+            call(program, verb)?;
+            let peak = peak_kib(&std::fs::read_to_string(folder.path().join(LOOK))?)?;
+            results.add(&format!("CNI {verb}, largest resident memory"), "MiB", name, peak / 1024.0);
+        }
+    }
     Ok(())
 }
+
+/// If this file is there, the delegate writes its caller's `/proc/PID/status` into it.
+const LOOK: &str = "caller";
+
+/// `VmHWM` of a `/proc/PID/status`, which a parent's memory does not count into as it does into `ru_maxrss`.
+fn peak_kib(status: &str) -> Result<f64> {
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).context("no VmHWM")?;
+    line.trim().trim_end_matches(" kB").parse().context("VmHWM")
+}
+
+const STUB_SOURCE: &str = r#"
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+int main(void) {
+    char path[4096], text[8192];
+    snprintf(path, sizeof path, "%s/caller", getenv("CNI_PATH"));
+    int file = open(path, O_WRONLY | O_TRUNC);
+    if (file >= 0) {
+        snprintf(path, sizeof path, "/proc/%d/status", getppid());
+        ssize_t length = read(open(path, O_RDONLY), text, sizeof text);
+        if (length < 0 || write(file, text, length) != length) return 1;
+    }
+    return write(1, "{\"cniVersion\":\"0.3.1\"}", 22) == 22 ? 0 : 1;
+}
+"#;
 
 /// The column of a delegate that answers at once, called by itself.
 pub(super) const STUB: &str = "floor: a process";
@@ -63,15 +100,12 @@ fn call(program: &Path, verb: &str, folder: &Path, config: &str) -> Result<Durat
     Ok(took)
 }
 
-/// A delegate of a few system calls: reads nothing, prints an empty result. Compiled here, so that it starts as fast as a
-/// program can.
+/// A delegate of a few system calls: reads nothing, prints an empty result, and looks at its caller if it is told to ([`LOOK`]).
+/// Compiled here, so that it starts as fast as a program can.
 fn stub_delegate(folder: &Path) -> Result<PathBuf> {
     let source = folder.join("stub.c");
     let program = folder.join("stub");
-    std::fs::write(
-        &source,
-        "#include <unistd.h>\nint main(void) { return write(1, \"{\\\"cniVersion\\\":\\\"0.3.1\\\"}\", 22) == 22 ? 0 : 1; }\n",
-    )?;
+    std::fs::write(&source, STUB_SOURCE)?;
     let compiler = binaries::program("cc").context("no C compiler; `cargo lab test` gets what is missing")?;
     let status = Command::new(compiler).args(["-O2", "-static", "-o"]).arg(&program).arg(&source).status()?;
     ensure!(status.success(), "the stub delegate does not compile");
@@ -88,7 +122,8 @@ mod tests {
         let mut results = Results::default();
         measure(&plugin, &mut results).unwrap();
         let text = results.markdown(&["ours".to_owned(), STUB.to_owned()]);
-        assert_eq!(text.lines().count(), 4, "{text}");
+        assert_eq!(text.lines().count(), 6, "{text}");
+        assert!(text.contains("| CNI ADD, largest resident memory | MiB | "), "{text}");
         assert!(text.contains("| CNI DEL, the plugin's own time | ms | "), "{text}");
     }
 }

@@ -62,7 +62,8 @@ impl Bench<'_> {
     pub(super) fn start(&mut self, peers: u32) -> Result<()> {
         let mut beds = self.beds(peers)?;
         let label = |what: &str| format!("{what}, {} leases", peers + 1);
-        for _ in 0..self.runs {
+        let runs = if peers > super::MANY { self.runs.min(super::LONG_RUNS) } else { self.runs };
+        for _ in 0..runs {
             for bed in &mut beds {
                 let started = bed.start()?;
                 let footprint = Footprint::of(started.daemon.process().pid())?;
@@ -86,19 +87,40 @@ impl Bench<'_> {
         Ok(())
     }
 
+    /// exec → READY with one lease and an etcd that wants TLS.
+    pub(super) fn start_with_tls(&mut self) -> Result<()> {
+        let beds = self.subjects.iter().map(Bed::with_tls);
+        let mut beds = beds.collect::<Result<Vec<Bed>>>()?;
+        for _ in 0..self.runs {
+            for bed in &mut beds {
+                let started = bed.start()?;
+                self.add("exec → READY, 1 leases, TLS", "ms", bed, ms(started.ready));
+                self.add("CPU of the start, 1 leases, TLS", "ms", bed, started.cpu);
+                bed.forget(started.daemon)?;
+            }
+        }
+        Ok(())
+    }
+
     /// A restart that finds everything right.
     pub(super) fn restart(&mut self, peers: u32) -> Result<()> {
-        for bed in &self.beds(peers)? {
+        let label = |what: &str| format!("{what}, {} leases", peers + 1);
+        for bed in &mut self.beds(peers)? {
             let mut daemon = bed.start()?.daemon;
             for _ in 0..self.runs {
                 daemon.stop(Signal::SIGTERM)?;
                 let again = bed.start_awaiting(0)?;
-                // A daemon that rewrites its entries does so around READY: give it the time of a burst.
-                std::thread::sleep(Duration::from_secs(2));
-                let label = |what: &str| format!("{what}, {} leases", peers + 1);
                 self.add(&label("restart → READY"), "ms", bed, ms(again.ready));
-                self.add(&label("entries written at a restart"), "", bed, count(bed.monitor.changes()));
+                self.add(
+                    &label("entries written at a restart"),
+                    "",
+                    bed,
+                    count(bed.written_before_a_change()?),
+                );
                 daemon = again.daemon;
+                let dump = kernel::time_dump(bed.lab.node(1)?)?;
+                self.results.add(&label("restart → READY"), "ms", KERNEL_FLOOR, ms(dump));
+                self.results.add(&label("restart → READY"), "ms", ETCD_FLOOR, ms(bed.client.time_range()?));
             }
         }
         Ok(())
