@@ -111,12 +111,8 @@ impl Bench<'_> {
                 daemon.stop(Signal::SIGTERM)?;
                 let again = bed.start_awaiting(0)?;
                 self.add(&label("restart → READY"), "ms", bed, ms(again.ready));
-                self.add(
-                    &label("entries written at a restart"),
-                    "",
-                    bed,
-                    count(bed.written_before_a_change()?),
-                );
+                let written = bed.written_before_a_change()?;
+                self.add(&label("entries written at a restart"), "", bed, count(written));
                 daemon = again.daemon;
                 let dump = kernel::time_dump(bed.lab.node(1)?)?;
                 self.results.add(&label("restart → READY"), "ms", KERNEL_FLOOR, ms(dump));
