@@ -10,6 +10,7 @@ use netns_tests::lab::DEVICE;
 use netns_tests::observe::{PeerState, addresses, link, sorted};
 use netns_tests::recorded::{DeviceState, Recorded};
 use netns_tests::{Lab, Spec, eventually, lab};
+use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
 #[test]
@@ -184,4 +185,22 @@ fn direct_routing_falls_back_to_the_overlay_behind_a_router() -> Result<()> {
         anyhow::ensure!(state.neighbours.len() == 1 && state.fdb.len() == 1, "{state:?}");
         Ok(())
     })
+}
+
+/// Go's daemon never looks at the MTU of a device that is there.
+#[test]
+fn a_configured_mtu_that_does_not_fit_below_keeps_no_peer_away() -> Result<()> {
+    let network_config = r#"{"Network":"10.200.0.0/16","Backend":{"Type":"vxlan","MTU":9000}}"#;
+    let lab = Lab::start(&Spec { nodes: 2, network_config: network_config.to_owned(), ..Spec::default() })?;
+    let mut daemons = lab.flanneld_everywhere()?;
+    daemons.remove(0).stop(Signal::SIGKILL)?;
+    let node = lab.node(1)?;
+    node.run(&format!("ip route flush dev {DEVICE} proto 149"))?;
+    node.run(&format!("ip route flush dev {DEVICE} proto boot"))?;
+    // The first start made a device as large as fits; now there is one that is smaller than it is asked to be.
+    let daemon = lab.flanneld(1)?;
+    lab.wait_node_converged(&daemon)?;
+    assert_eq!(link(node, DEVICE)?["mtu"], 1450);
+    assert!(daemon.process().log().contains("more than the interface below can carry"));
+    Ok(())
 }

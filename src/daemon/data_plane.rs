@@ -48,6 +48,8 @@ pub(super) struct DataPlane<K> {
     mirror: Entries,
     /// The device was right; what somebody sets on it since then is theirs to decide.
     settled: bool,
+    /// The kernel refused the device's MTU, and that was told.
+    mtu_refused: bool,
     failed: BTreeMap<EntryKey, String>,
     conflicts: BTreeMap<Ipv4Network, Route>,
     /// Changes that were read while we worked and concern more than entries: still to be looked into.
@@ -86,6 +88,7 @@ impl<K: Kernel> DataPlane<K> {
             blackhole: wanted.blackhole,
             mirror: Entries::default(),
             settled: false,
+            mtu_refused: false,
             failed: BTreeMap::new(),
             conflicts: BTreeMap::new(),
             unseen: Vec::new(),
@@ -208,9 +211,23 @@ impl<K: Kernel> DataPlane<K> {
         }
         for step in steps {
             debug!(device = %scope.vtep, ?step, "device step");
-            self.kernel.step(scope, step)?;
+            match (step, self.kernel.step(scope, step)) {
+                (DeviceStep::SetMtu(_), Err(error)) if error.is_invalid() => self.tell_mtu(&error),
+                (DeviceStep::SetMtu(_), Ok(())) => self.mtu_refused = false,
+                (_, result) => result?,
+            }
         }
         Ok(())
+    }
+
+    /// A configured MTU may be more than the interface below carries. A new device gets as much as fits, and one that is there
+    /// keeps what it has: smaller packets get through all the same.
+    fn tell_mtu(&mut self, error: &KernelError) {
+        if !std::mem::replace(&mut self.mtu_refused, true) {
+            warn!(%error, parent = %self.vtep.parent,
+                "the configured MTU is more than the interface below can carry; the device stays smaller. Remove MTU from the \
+                 network config, or lower it");
+        }
     }
 
     /// Programs what a change of leases concerns.
@@ -696,6 +713,20 @@ mod tests {
         let mut plane = DataPlane::new(kernel, LeaseSet::new(own()), wanted());
         assert!(plane.resync(None).is_err());
         assert_eq!(plane.kernel.operations, []);
+    }
+
+    #[test]
+    fn an_mtu_that_does_not_fit_below_keeps_no_peer_away() {
+        let mut plane = started(wanted(), FakeKernel::default());
+        plane.kernel.mtu_refused = true;
+        plane.kernel.state.vtep.as_mut().unwrap().mtu = 1300;
+        put(&mut plane, 2, 2);
+        plane.kernel.state.entries = Entries::default();
+        plane.resync(None).unwrap();
+        assert_eq!((plane.kernel.state.entries.clone(), plane.mtu_refused), (desired(&plane), true));
+        plane.kernel.mtu_refused = false;
+        plane.resync(None).unwrap();
+        assert_eq!((plane.kernel.state.vtep.as_ref().unwrap().mtu, plane.mtu_refused), (1370, false));
     }
 
     #[test]

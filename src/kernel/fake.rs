@@ -29,6 +29,8 @@ pub(crate) struct FakeKernel {
     pub(crate) refused: BTreeSet<EntryKey>,
     /// The device cannot be changed.
     pub(crate) device_refused: bool,
+    /// The interface below cannot carry what is asked for.
+    pub(crate) mtu_refused: bool,
     /// Public IPs on the same link.
     pub(crate) on_link: BTreeSet<Ipv4Addr>,
     /// How often it was dumped.
@@ -158,6 +160,9 @@ impl Kernel for FakeKernel {
     fn step(&mut self, _: &Scope, step: &DeviceStep) -> Result<(), KernelError> {
         if self.device_refused {
             return Err(refusal(step));
+        }
+        if self.mtu_refused && matches!(step, DeviceStep::SetMtu(_)) {
+            return Err(KernelError { errno: nix::libc::EINVAL, ..refusal(step) });
         }
         self.steps.push(step.clone());
         self.carry_out(step);

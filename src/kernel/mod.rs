@@ -88,6 +88,14 @@ pub struct KernelError {
     pub errno: i32,
 }
 
+impl KernelError {
+    /// The kernel cannot do that with this object, now or later (EINVAL).
+    #[must_use]
+    pub fn is_invalid(&self) -> bool {
+        self.errno == nix::libc::EINVAL
+    }
+}
+
 /// What to watch and observe: our device, the interface below it and the network whose routes matter.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Scope {
