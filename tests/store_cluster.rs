@@ -34,21 +34,28 @@ fn is_put(event: &Event, number: u8) -> bool {
     matches!(event, Event::Put(record) if record.name == name(number))
 }
 
-/// Makes another member the leader.
-async fn change_leader(servers: &[Server]) {
-    let mut ids = Vec::new();
-    for server in servers {
+/// Holds the leader up: its position and its id. For about a second nobody leads.
+async fn stop_leader(servers: &[Server]) -> (usize, u64) {
+    for (position, server) in servers.iter().enumerate() {
         let status = server.client().await.status().await.unwrap();
-        ids.push((status.header().unwrap().member_id(), status.leader()));
+        let id = status.header().unwrap().member_id();
+        if status.leader() == id {
+            server.signal(nix::libc::SIGSTOP);
+            return (position, id);
+        }
     }
-    let leader = ids.iter().position(|(id, leader)| id == leader).expect("a leader");
-    let next = ids[(leader + 1) % ids.len()].0;
-    servers[leader].client().await.move_leader(next).await.unwrap();
+    panic!("no leader");
+}
+
+/// Waits until the others have another one, and lets the former go on.
+async fn change_leader(servers: &[Server], (leader, former): (usize, u64)) {
+    let other = &servers[(leader + 1) % servers.len()];
     eventually("another leader", async || {
-        let status = servers[leader].client().await.status().await.ok()?;
-        (status.leader() == next).then_some(())
+        let status = other.client().await.status().await.ok()?;
+        (status.leader() != former && status.leader() != 0).then_some(())
     })
     .await;
+    servers[leader].signal(nix::libc::SIGCONT);
 }
 
 async fn lives_through_changes_of_the_leader<S: LeaseStore>(store: &S, servers: &[Server]) {
@@ -56,9 +63,9 @@ async fn lives_through_changes_of_the_leader<S: LeaseStore>(store: &S, servers: 
     let mut watching = Watching::from(store, store.list().await.unwrap().next);
     for number in 2..6 {
         let value = attrs(number);
-        // The calls fall into the time without a leader.
+        let stopped = stop_leader(servers).await;
         let (_, mine_again, created) = tokio::join!(
-            change_leader(servers),
+            change_leader(servers, stopped),
             store.renew(&mine, DAY),
             store.create(subnet(number), &value, DAY)
         );
