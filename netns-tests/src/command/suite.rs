@@ -33,9 +33,9 @@ pub fn run() -> Result<()> {
 
 /// Builds what users run and prints how large it is: the figures in README.md come from here.
 pub(super) fn build_binaries() -> Result<()> {
-    binaries::build()?;
+    let folder = binaries::build()?;
     for name in ["flanneld", "flannel"] {
-        let path = binaries::target_folder().join("release").join(name);
+        let path = folder.join(name);
         let bytes = std::fs::metadata(&path).with_context(|| format!("look at {}", path.display()))?.len();
         println!("{name}: {bytes} bytes, stripped");
     }
@@ -53,7 +53,7 @@ fn check_dependencies() -> Result<()> {
 
 /// All tests: with cargo-nextest if the machine has it (a process and a time limit for each test), else with cargo test.
 fn run_tests() -> Result<()> {
-    let folder = binaries::target_folder().join("release");
+    let folder = binaries::folder();
     let mut command = cargo_command();
     if has_subcommand("nextest") {
         command.args(["nextest", "run", "--locked", "--workspace", "--no-fail-fast"]);
@@ -77,7 +77,7 @@ pub(super) fn run_tests_of_files(prefix: &str) -> Result<()> {
     command.args(["test", "--locked", "--package", "netns-tests", "--no-fail-fast"]);
     command.args(files.iter().flat_map(|file| ["--test", file]));
     command.args(["--", "--test-threads=1"]);
-    run_command(command.env(binaries::FOLDER_VARIABLE, binaries::target_folder().join("release")))
+    run_command(command.env(binaries::FOLDER_VARIABLE, binaries::folder()))
 }
 
 #[derive(Default)]
