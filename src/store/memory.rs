@@ -16,6 +16,14 @@ use super::key_value::{
 use super::{Event, Record, Revision, StoreError};
 use crate::model::two_stores::Origin;
 
+/// What a backup holds: keys, and leases without how much of their time was over.
+#[derive(Debug, Clone)]
+pub struct Backup {
+    revision: Revision,
+    keys: BTreeMap<String, Record>,
+    leases: Vec<(i64, Duration)>,
+}
+
 /// A [`super::LeaseStore`] without a server.
 pub type MemoryStore = Etcd<Memory>;
 
@@ -161,6 +169,37 @@ impl Memory {
         state.leases.clear();
         drop(state);
         self.cut();
+    }
+
+    /// As `etcdctl snapshot save`.
+    #[must_use]
+    pub fn backup(&self) -> Backup {
+        let state = self.lock();
+        let leases = state.leases.iter().map(|(id, lease)| (*id, lease.ttl)).collect();
+        Backup { revision: state.revision, keys: state.keys.clone(), leases }
+    }
+
+    /// As `etcdutl snapshot restore`: everything since the backup is undone, leases begin anew, and nobody can go on with a watch.
+    /// `bump` is added to the revision (`--bump-revision`).
+    pub fn restore(&self, backup: &Backup, cluster: u64, bump: Revision) {
+        let mut state = self.lock();
+        state.cluster = cluster;
+        state.revision = backup.revision + bump;
+        state.compacted = state.revision;
+        state.keys.clone_from(&backup.keys);
+        state.history.clear();
+        let now = Instant::now();
+        let lease = |(id, ttl): &(i64, Duration)| (*id, Lease { ttl: *ttl, until: now + *ttl });
+        state.leases = backup.leases.iter().map(lease).collect();
+        state.no_expiry_before = state.leases.values().map(|lease| lease.until).min();
+        drop(state);
+        self.cut();
+    }
+
+    /// Which cluster the store says it is.
+    #[must_use]
+    pub fn cluster(&self) -> u64 {
+        self.lock().cluster
     }
 
     /// Loses a lease but, unlike etcd, not the keys bound to it.

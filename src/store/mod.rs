@@ -34,7 +34,7 @@ pub use config::{Config, TlsFiles};
 pub use etcd::Etcd;
 pub use etcd_v2::EtcdV2;
 pub use etcd_v3::EtcdV3;
-pub use memory::{Memory, MemoryStore};
+pub use memory::{Backup, Memory, MemoryStore};
 #[cfg(test)]
 pub(crate) use random::seeded;
 pub use select::{Api, Candidates, Choice, Store};

@@ -23,14 +23,16 @@ impl Cluster {
     /// Something happens.
     pub(super) async fn fault(&mut self) {
         let number = self.any_node();
-        match self.random.below(24) {
+        match self.random.below(26) {
             0..=2 => self.fault_of_process(number),
             3 => self.fault_of_time(number).await,
             4..=8 => self.fault_of_line(number),
             9..=12 => self.fault_of_store(),
             13..=16 => self.fault_of_content(number),
             17 => self.move_node(number),
-            18 if self.nodes.len() < self.most => {
+            18..=19 => self.fault_of_backup(),
+            20 => self.give_address_of_another(number),
+            21 if self.nodes.len() < self.most => {
                 self.say(|| "a node joins".to_owned());
                 self.join();
             }
@@ -67,7 +69,11 @@ impl Cluster {
                 self.say(|| format!("everybody sleeps for {time:?}"));
                 tokio::time::advance(time).await;
             }
-            1..=3 => {
+            1 => {
+                self.say(|| format!("node {number} is stopped for {time:?} with its next renewal answered"));
+                self.nodes[number].link.stop_with_renewal(time);
+            }
+            2..=3 => {
                 self.say(|| format!("node {number} is stopped for {time:?} with the next answer on its way"));
                 self.nodes[number].link.stop_with_next_answer(time);
             }
@@ -126,6 +132,41 @@ impl Cluster {
         self.say(|| format!("the store {what}"));
     }
 
+    /// The operator saves the store, or goes back to what was saved: a new cluster that counts from there on, or, as etcd's
+    /// documentation wants it for clients that watch, the same cluster with its revision bumped. (The same cluster with a
+    /// revision that clients have seen before cannot be told from one that went on: nobody could.)
+    fn fault_of_backup(&mut self) {
+        let Some(backup) = self.backup.clone().filter(|_| self.random.once_in(2)) else {
+            self.say(|| "the store is saved".to_owned());
+            self.backup = Some(self.memory.backup());
+            return;
+        };
+        let bumped = self.random.once_in(2);
+        if bumped {
+            self.memory.restore(&backup, self.memory.cluster(), 1_000_000_000);
+            // Only the present store can be bumped: what is saved counts less.
+            self.backup = None;
+        } else {
+            self.stores += 1;
+            self.memory.restore(&backup, self.stores, 0);
+        }
+        self.owners.lock().unwrap().excuse_all(now() + self.times.ttl);
+        self.say(|| format!("the store is restored from the backup, bumped={bumped}"));
+    }
+
+    /// Somebody gives a node the address that another one has already. It lasts until everything is put right.
+    fn give_address_of_another(&mut self, number: usize) {
+        let other = self.any_node();
+        if other == number || self.twins.contains(&other) {
+            return;
+        }
+        let address = self.nodes[other].public_ip;
+        self.say(|| format!("node {number} has {address} now, which is the address of node {other}"));
+        self.twins.insert(number);
+        self.had_twins = true;
+        self.nodes[number].move_to(address);
+    }
+
     fn fault_of_content(&mut self, number: usize) {
         let address = self.nodes[number].public_ip.to_string();
         let content = self.memory.content();
@@ -172,7 +213,8 @@ impl Cluster {
         )
     }
 
-    fn move_node(&mut self, number: usize) {
+    pub(super) fn move_node(&mut self, number: usize) {
+        self.twins.remove(&number);
         let address = self.fresh_address();
         self.say(|| format!("node {number} has the address {address} now"));
         self.nodes[number].move_to(address);
@@ -198,7 +240,7 @@ fn disturb(kernel: &mut FakeKernel, random: &mut Random) -> &'static str {
     let route = random.choice(&entries.routes.iter().copied().collect::<Vec<_>>());
     let exists = kernel.state.vtep.is_some();
     let mut operations = Vec::new();
-    let what = match random.below(12) {
+    let what = match random.below(13) {
         0 if exists => {
             kernel.delete_device();
             "device deleted"
@@ -221,6 +263,15 @@ fn disturb(kernel: &mut FakeKernel, random: &mut Random) -> &'static str {
             kernel.state.entries = Default::default();
             kernel.overrun();
             "all entries gone, notifications lost"
+        }
+        12 => {
+            operations.extend(fdb.map(|(mac, dst)| Operation::DeleteFdb(mac, dst)));
+            operations.extend(route.map(Operation::DeleteRoute));
+            operations.push(Operation::PutNeighbor(Ipv4Addr::new(10, 200, 99, 8), foreign));
+            operations.iter().for_each(|operation| kernel.state.entries.apply(operation));
+            operations.clear();
+            kernel.overrun();
+            "FDB entry and route deleted, foreign neighbour added, notifications lost"
         }
         5 if exists => {
             operations.push(Operation::PutNeighbor(Ipv4Addr::new(10, 200, 99, 9), foreign));

@@ -80,6 +80,8 @@ struct Line {
     delay: Duration,
     /// The process is held up for so long when the next request has reached the store: its answer waits.
     stop: Option<Duration>,
+    /// The same with the next renewal.
+    stop_with_renewal: Option<Duration>,
 }
 
 /// What becomes of one request.
@@ -100,7 +102,7 @@ impl Link {
     pub(super) fn new(memory: Memory, seed: u64) -> Self {
         let random = Random::new(seed);
         let delay = Duration::from_millis(3);
-        let line = Line { random, down: false, lossy: 0, delay, stop: None };
+        let line = Line { random, down: false, lossy: 0, delay, stop: None, stop_with_renewal: None };
         let line = Arc::new(Mutex::new(line));
         Self { memory, gate: Gate::new(), line, cut: watch::Sender::new(()) }
     }
@@ -124,12 +126,17 @@ impl Link {
         self.line().stop = Some(time);
     }
 
+    /// The next renewal's answer finds the process held up.
+    pub(super) fn stop_with_renewal(&self, time: Duration) {
+        self.line().stop_with_renewal = Some(time);
+    }
+
     /// A perfect way, and a process that runs.
     pub(super) fn heal(&self) {
         self.gate.stop_for(Duration::ZERO);
         self.set_quality(0, Duration::from_millis(3));
         let mut line = self.line();
-        (line.down, line.stop) = (false, None);
+        (line.down, line.stop, line.stop_with_renewal) = (false, None, None);
     }
 
     fn fate(&self) -> Fate {
@@ -199,7 +206,13 @@ impl KeyValue for Link {
         grant: Grant,
         by: Instant,
     ) -> Result<Refreshed, StoreError> {
-        self.call(by, self.memory.refresh(key, modified, grant, by)).await
+        let refresh = async {
+            let answer = self.memory.refresh(key, modified, grant, by).await;
+            let stop = self.line().stop_with_renewal.take();
+            stop.into_iter().for_each(|time| self.gate.stop_for(time));
+            answer
+        };
+        self.call(by, refresh).await
     }
 
     async fn lifetime(&self, lease: i64, by: Instant) -> Result<Option<Duration>, StoreError> {

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use ipnetwork::Ipv4Network;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
@@ -17,10 +18,11 @@ use crate::daemon::{self, Fatal, Inputs, Reporter, Settings};
 use crate::kernel::Change;
 use crate::kernel::fake::SharedKernel;
 use crate::model::host::{DefaultRoute, Host, HostAddress, HostLink};
+use crate::model::{BootId, Mtu};
 use crate::notify::Notifier;
 use crate::options::{self, Invocation, Options, Outside};
 use crate::store::{Etcd, Memory};
-use crate::subnet_env::file;
+use crate::subnet_env::{SubnetEnv, file};
 
 /// Ten years: a process that was killed does not go on.
 const FOR_EVER: Duration = Duration::from_secs(315_360_000);
@@ -63,6 +65,8 @@ pub(super) struct Node {
     /// Way to the store of the daemon that runs, or ran last.
     pub(super) link: Link,
     daemon: Option<JoinHandle<Result<(), Fatal>>>,
+    /// How often the machine was started.
+    boots: u32,
 }
 
 impl Node {
@@ -75,8 +79,16 @@ impl Node {
     ) -> Self {
         let file = folder.join(number.to_string()).join("subnet.env");
         let link = Link::new(memory.clone(), 0);
-        let node =
-            Self { number, times, file, public_ip, kernel: SharedKernel::default(), link, daemon: None };
+        let node = Self {
+            number,
+            times,
+            file,
+            public_ip,
+            kernel: SharedKernel::default(),
+            link,
+            daemon: None,
+            boots: 1,
+        };
         node.set_address(public_ip);
         node
     }
@@ -96,6 +108,13 @@ impl Node {
     pub(super) fn move_to(&mut self, public_ip: Ipv4Addr) {
         self.public_ip = public_ip;
         self.set_address(public_ip);
+    }
+
+    /// The node's disk remembers this subnet.
+    pub(super) fn had_before(&self, subnet: Ipv4Network) {
+        let network = "10.200.0.0/16".parse().unwrap();
+        let env = SubnetEnv { network, subnet, mtu: Mtu::try_from(1370).unwrap(), ip_masq: false };
+        file::write_if_changed(&self.file, &env.render()).unwrap();
     }
 
     pub(super) fn runs(&self) -> bool {
@@ -121,7 +140,8 @@ impl Node {
     fn settings(&self, options: &Options) -> Settings {
         let previous = file::read_previous(&self.file).unwrap();
         let settings = Settings::new(options, Some(&format!("node {}", self.number)), &previous);
-        Settings { watch_file: false, firewall: None, store_addresses: vec![STORE], ..settings }
+        let boot_id = BootId::from_kernel(&format!("start {} of machine {}", self.boots, self.number));
+        Settings { watch_file: false, firewall: None, store_addresses: vec![STORE], boot_id, ..settings }
     }
 
     /// Starts the daemon with a way to the store whose accidents follow from `seed`.
@@ -154,12 +174,14 @@ impl Node {
     pub(super) fn reboot(&mut self) {
         self.crash();
         let _ = std::fs::remove_file(&self.file);
+        self.boots += 1;
         self.kernel = SharedKernel::default();
         self.set_address(self.public_ip);
     }
 
     /// Why the daemon gave up, if it did.
-    pub(super) fn gave_up(&self) -> bool {
-        self.daemon.as_ref().is_some_and(JoinHandle::is_finished)
+    pub(super) async fn gave_up(&mut self) -> Option<String> {
+        let daemon = self.daemon.take_if(|daemon| daemon.is_finished())?;
+        daemon.await.unwrap().err().map(|error| error.to_string())
     }
 }

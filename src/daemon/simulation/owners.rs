@@ -42,6 +42,11 @@ impl Owners {
         }
     }
 
+    /// What a node says, or said last.
+    pub(super) fn claim(&self, node: usize) -> Option<OwnLease> {
+        self.claims.get(&node).cloned()
+    }
+
     /// Somebody took this subnet's key away from its owner.
     pub(super) fn excuse(&mut self, subnet: Ipv4Network, until: Duration) {
         self.excused.insert(subnet, until);
