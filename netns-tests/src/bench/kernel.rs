@@ -243,9 +243,18 @@ impl<'a> Iterator for Messages<'a> {
     }
 }
 
+/// The metrics of the routes that are pushed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Metrics {
+    /// All have 0, as flannel's have: the kernel compares each new one with those before it.
+    Same,
+    /// Each has its own.
+    Own,
+}
+
 /// How long the kernel needs for the three entries of each peer, prepared beforehand and sent without a pause, in a node
 /// that holds none of them. Leaves the node as it was.
-pub(super) fn floor(node: &Node, peers: &[Peer]) -> Result<Duration> {
+pub(super) fn floor(node: &Node, peers: &[Peer], metrics: Metrics) -> Result<Duration> {
     node.run(&format!(
         "ip link add {DEVICE} type vxlan id 1 local 10.8.0.111 dev eth0 dstport 8472 nolearning"
     ))?;
@@ -254,7 +263,7 @@ pub(super) fn floor(node: &Node, peers: &[Peer]) -> Result<Duration> {
     let took = node.in_network(|| {
         let index = if_nametoindex(DEVICE).context("index of the device")?;
         let batches: Vec<Vec<u8>> =
-            peers.chunks(PEERS_PER_SEND).map(|chunk| batch(chunk, index)).collect::<Result<_>>()?;
+            peers.chunks(PEERS_PER_SEND).map(|chunk| batch(chunk, index, metrics)).collect::<Result<_>>()?;
         let fd = open(0)?;
         let start = Instant::now();
         batches.iter().try_for_each(|batch| push(&fd, batch))?;
@@ -301,7 +310,7 @@ fn push(fd: &OwnedFd, batch: &[u8]) -> Result<()> {
     Ok(())
 }
 
-fn batch(peers: &[Peer], index: u32) -> Result<Vec<u8>> {
+fn batch(peers: &[Peer], index: u32, metrics: Metrics) -> Result<Vec<u8>> {
     let mut bytes = Vec::new();
     for (position, peer) in peers.iter().enumerate() {
         let last = if position + 1 == peers.len() { NLM_F_ACK } else { 0 };
@@ -321,8 +330,11 @@ fn batch(peers: &[Peer], index: u32) -> Result<Vec<u8>> {
         // AF_INET, /24, table main, protocol boot, scope universe, unicast
         let mut route = vec![2, 24, 0, 0, 254, 3, 0, 1];
         route.extend_from_slice(&RTNH_F_ONLINK.to_ne_bytes());
-        let attributes = [(1, &gateway[..]), (5, &gateway[..]), (4, &index.to_ne_bytes()[..])];
-        append(&mut bytes, RTM_NEWROUTE, PUT | last, &route, &attributes)?;
+        // RTA_DST, RTA_GATEWAY, RTA_OIF, RTA_PRIORITY
+        let (index, metric) = (index.to_ne_bytes(), (peer.number + 1).to_ne_bytes());
+        let attributes = [(1, &gateway[..]), (5, &gateway[..]), (4, &index[..]), (6, &metric[..])];
+        let attributes = if metrics == Metrics::Own { &attributes[..] } else { &attributes[..3] };
+        append(&mut bytes, RTM_NEWROUTE, PUT | last, &route, attributes)?;
     }
     Ok(bytes)
 }
@@ -359,7 +371,7 @@ mod tests {
 
     #[test]
     fn what_is_sent_is_recognised_when_it_comes_back() {
-        let bytes = batch(&[Peer::new(0), Peer::new(1)], 7).unwrap();
+        let bytes = batch(&[Peer::new(0), Peer::new(1)], 7, Metrics::Same).unwrap();
         let mut seen = Seen::default();
         for message in Messages(&bytes) {
             seen.note(message, Instant::now());

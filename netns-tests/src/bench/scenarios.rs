@@ -8,7 +8,7 @@ use nix::sys::signal::Signal;
 
 use super::bed::{Bed, PATIENCE, Subject};
 use super::etcd::Peer;
-use super::kernel::{self, Step};
+use super::kernel::{self, Metrics, Step};
 use super::report::Results;
 use super::sample::{Sample, ms};
 use crate::etcd::Api;
@@ -77,8 +77,11 @@ impl Bench<'_> {
                 self.add(&label("resident memory"), "MiB", bed, mib(footprint.resident_kib));
                 bed.forget(started.daemon)?;
                 if peers > 0 {
-                    let floor = kernel::floor(bed.lab.node(1)?, &bed.peers)?;
-                    self.results.add(&label("exec → all routes"), "ms", KERNEL_FLOOR, ms(floor));
+                    let floor = |metrics| kernel::floor(bed.lab.node(1)?, &bed.peers, metrics);
+                    let (same, own) = (floor(Metrics::Same)?, floor(Metrics::Own)?);
+                    self.results.add(&label("exec → all routes"), "ms", KERNEL_FLOOR, ms(same));
+                    let name = label("the same, had each route a metric of its own");
+                    self.results.add(&name, "ms", KERNEL_FLOOR, ms(own));
                 }
                 let range = ms(bed.client.time_range()?);
                 self.results.add(&label("exec → READY"), "ms", ETCD_FLOOR, range);
@@ -245,7 +248,12 @@ impl Bench<'_> {
                 self.add(&name, "ms", bed, ms(whole.saturating_duration_since(deleted)));
             }
             bed.forget(daemon)?;
-            self.results.add(&name, "ms", KERNEL_FLOOR, ms(kernel::floor(bed.lab.node(1)?, &bed.peers)?));
+            self.results.add(
+                &name,
+                "ms",
+                KERNEL_FLOOR,
+                ms(kernel::floor(bed.lab.node(1)?, &bed.peers, Metrics::Same)?),
+            );
         }
         Ok(())
     }
