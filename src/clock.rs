@@ -61,11 +61,33 @@ pub enum Clock {
 
 /// A timerfd that can be registered with the runtime.
 #[derive(Debug)]
-pub struct OwnedTimer(TimerFd);
+pub struct OwnedTimer {
+    timer: TimerFd,
+    /// When it goes off: who waits for the same time again need not set it.
+    armed: Option<BootTime>,
+}
 
 impl AsRawFd for OwnedTimer {
     fn as_raw_fd(&self) -> RawFd {
-        self.0.as_fd().as_raw_fd()
+        self.timer.as_fd().as_raw_fd()
+    }
+}
+
+impl OwnedTimer {
+    fn arm(&mut self, due: BootTime) -> nix::Result<()> {
+        if self.armed.replace(due) == Some(due) {
+            return Ok(());
+        }
+        // Zero would disarm the timer.
+        let at = TimeSpec::from(due.0.max(Duration::from_nanos(1)));
+        let set = self.timer.set(Expiration::OneShot(at), TimerSetTimeFlags::TFD_TIMER_ABSTIME);
+        set.inspect_err(|_| self.armed = None)
+    }
+
+    /// Takes the expiration out; `EAGAIN` as long as there is none.
+    fn expired(&self) -> io::Result<()> {
+        nix::unistd::read(&self.timer, &mut [0; 8])?;
+        Ok(())
     }
 }
 
@@ -77,8 +99,9 @@ impl Clock {
     pub fn boot() -> io::Result<Self> {
         let flags = TimerFlags::TFD_NONBLOCK | TimerFlags::TFD_CLOEXEC;
         let timer = TimerFd::new(TimerClock::CLOCK_BOOTTIME, flags)?;
+        let timer = OwnedTimer { timer, armed: None };
         // SAFETY: the timer owns its descriptor and always gives the same one; it is moved into the `AsyncFd`.
-        let timer = unsafe { AsyncFd::register_with_interest(OwnedTimer(timer), Interest::READABLE) }?;
+        let timer = unsafe { AsyncFd::register_with_interest(timer, Interest::READABLE) }?;
         Ok(Self::Boot(timer))
     }
 
@@ -104,7 +127,7 @@ impl Clock {
     }
 
     /// Waits until `due`; for ever when there is no due time. Cancel-safe.
-    pub async fn sleep_until(&self, due: Option<BootTime>) {
+    pub async fn sleep_until(&mut self, due: Option<BootTime>) {
         let Some(due) = due else { return std::future::pending().await };
         match self {
             Self::Tokio(start) => tokio::time::sleep_until(*start + due.0).await,
@@ -114,21 +137,16 @@ impl Clock {
 }
 
 /// An error of a timer that exists leaves nothing to wait for; a short pause keeps the caller from spinning.
-async fn wait(timer: &AsyncFd<OwnedTimer>, due: BootTime) {
-    // Zero would disarm the timer.
-    let at = TimeSpec::from(due.0.max(Duration::from_nanos(1)));
-    let armed = timer.get_ref().0.set(Expiration::OneShot(at), TimerSetTimeFlags::TFD_TIMER_ABSTIME);
-    if armed.is_err() {
+async fn wait(timer: &mut AsyncFd<OwnedTimer>, due: BootTime) {
+    if timer.get_mut().arm(due).is_err() {
         return tokio::time::sleep(Duration::from_millis(100)).await;
     }
     while let Ok(mut ready) = timer.readable().await {
-        let mut expirations = [0; 8];
-        let read = ready
-            .try_io(|timer| nix::unistd::read(&timer.get_ref().0, &mut expirations).map_err(io::Error::from));
-        if read.is_ok() {
-            return;
+        if ready.try_io(|timer| timer.get_ref().expired()).is_ok() {
+            break;
         }
     }
+    timer.get_mut().armed = None;
 }
 
 #[cfg(test)]
@@ -142,7 +160,7 @@ mod tests {
     #[test]
     fn a_due_time_in_the_past_or_at_zero_is_over_at_once() {
         runtime().block_on(async {
-            let clock = Clock::boot().unwrap();
+            let mut clock = Clock::boot().unwrap();
             clock.sleep_until(Some(BootTime::default())).await;
             clock.sleep_until(Some(clock.now())).await;
         });
@@ -151,7 +169,7 @@ mod tests {
     #[test]
     fn waiting_ends_at_the_due_time_and_can_be_cancelled_and_repeated() {
         runtime().block_on(async {
-            let clock = Clock::boot().unwrap();
+            let mut clock = Clock::boot().unwrap();
             let due = clock.now().after(Duration::from_millis(20));
             tokio::select! {
                 () = clock.sleep_until(Some(due)) => panic!("too early"),
@@ -159,12 +177,14 @@ mod tests {
             }
             clock.sleep_until(Some(due)).await;
             assert!(clock.now() >= due);
+            // A due time that is over is not waited for as one that is still armed.
+            clock.sleep_until(Some(due)).await;
         });
     }
 
     #[tokio::test(start_paused = true)]
     async fn tests_can_move_time() {
-        let clock = Clock::tokio();
+        let mut clock = Clock::tokio();
         clock.sleep_until(Some(clock.now().after(Duration::from_secs(86_400)))).await;
         assert_eq!(clock.now().0, Duration::from_secs(86_400));
     }

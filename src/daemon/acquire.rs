@@ -138,7 +138,9 @@ pub(super) async fn acquire<S: LeaseStore>(
         let written = match decide(&claimant, listed(&snapshot)) {
             Decision::Adopt(lease) => adopt(store, claim, &lease, &snapshot).await?,
             Decision::Create(candidates) => {
-                if let Some(message) = who_has_the_former_subnet(&claimant, &listed(&snapshot)) {
+                if claim.previous.is_some()
+                    && let Some(message) = who_has_the_former_subnet(&claimant, &listed(&snapshot))
+                {
                     warn!("{message}");
                 }
                 create(store, claim, &candidates).await?

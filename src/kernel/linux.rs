@@ -145,13 +145,14 @@ impl Kernel for LinuxKernel {
 
     async fn changed(&mut self) -> Vec<Change> {
         loop {
+            let Some(watch) = &mut self.watch else { return std::future::pending().await };
+            // Not asked for what cannot be there: that would be a system call each time the daemon's loop turns.
+            if !watch.holds_changes() {
+                watch.readable().await;
+            }
             let changes = self.queued();
             if !changes.is_empty() {
                 return changes;
-            }
-            match &self.watch {
-                Some(watch) => watch.readable().await,
-                None => std::future::pending().await,
             }
         }
     }

@@ -110,6 +110,12 @@ impl Watch {
         }
     }
 
+    /// Whether something was read that `queued` has not handed out.
+    pub(super) fn holds_changes(&self) -> bool {
+        let Batch { entries, device, underlay, lost } = &self.batch;
+        !entries.is_empty() || *device || *underlay || *lost
+    }
+
     /// Everything noticed since the last call.
     pub(super) fn queued(&mut self) -> Vec<Change> {
         self.drain();

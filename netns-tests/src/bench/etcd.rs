@@ -168,7 +168,7 @@ impl Client {
                 let events = fields(&response).iter().filter(|(field, _)| *field == 11).count();
                 arrivals.extend(std::iter::repeat_n(at, events));
             }
-            arrivals
+            Watched { arrivals, cpu: own_cpu() }
         });
         Ok(WatchFloor(reader))
     }
@@ -179,13 +179,28 @@ impl Client {
     }
 }
 
-/// Arrival times of events, in order. Ends by itself when nothing has come for two seconds.
-pub(super) struct WatchFloor(JoinHandle<Vec<Instant>>);
+/// A thread that follows the leases and does nothing with them. Ends by itself when nothing has come for two seconds.
+pub(super) struct WatchFloor(JoinHandle<Watched>);
+
+/// What such a thread saw.
+pub(super) struct Watched {
+    /// When each event arrived, in order.
+    pub(super) arrivals: Vec<Instant>,
+    /// What it took of a CPU.
+    pub(super) cpu: Duration,
+}
 
 impl WatchFloor {
-    pub(super) fn finish(self) -> Result<Vec<Instant>> {
+    pub(super) fn finish(self) -> Result<Watched> {
         self.0.join().map_err(|_| anyhow::anyhow!("the watching thread panicked"))
     }
+}
+
+/// How long this thread has run on a CPU.
+fn own_cpu() -> Duration {
+    let shown = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
+    let nanoseconds = shown.split_whitespace().next().and_then(|text| text.parse().ok());
+    Duration::from_nanos(nanoseconds.unwrap_or_default())
 }
 
 fn put_request(peer: Peer, lease: u64) -> Vec<u8> {

@@ -77,10 +77,13 @@ fn api(text: &str) -> Result<Api, String> {
 /// When a binary is missing or does not do its work.
 pub fn run(args: &BenchArgs) -> Result<()> {
     let subjects = subjects(args)?;
-    let mut results = Results::default();
+    let (mut results, mut failed) = (Results::default(), Vec::new());
     for scenario in scenarios_of(args)? {
         println!("measuring: {scenario}");
-        measure(scenario, args, &subjects, &mut results).with_context(|| scenario.to_owned())?;
+        if let Err(error) = measure(scenario, args, &subjects, &mut results) {
+            println!("{scenario}: {error:#}");
+            failed.push(scenario);
+        }
     }
     let mut columns: Vec<String> = subjects.iter().map(|subject| subject.name.clone()).collect();
     let others = plugins(args)?.into_iter().map(|(name, _)| name);
@@ -93,6 +96,7 @@ pub fn run(args: &BenchArgs) -> Result<()> {
     fs::write(args.out.join("bench.md"), &text)?;
     fs::write(args.out.join("bench.svg"), results.plot(&columns)?)?;
     println!("written: {0}/bench.md, {0}/bench.svg", args.out.display());
+    ensure!(failed.is_empty(), "measured only in part: {}", failed.join(", "));
     Ok(())
 }
 

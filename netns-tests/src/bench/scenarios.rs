@@ -135,11 +135,13 @@ impl Bench<'_> {
             let mut sent = Vec::new();
             for number in peers..peers + CHANGES {
                 for step in STEPS {
-                    let (start, seen) = one_change(&mut bed, number, step)?;
+                    let (start, seen) = one_change(&mut bed, number, step).with_context(|| {
+                        format!("{} with {peers} peers, change {number}", bed.subject.name)
+                    })?;
                     sent.push((step, start, seen));
                 }
             }
-            let arrivals = floor.map(super::etcd::WatchFloor::finish).transpose()?;
+            let watched = floor.map(super::etcd::WatchFloor::finish).transpose()?;
             let cpu = super::bed::cpu(daemon.process().pid())? - before;
             self.add(
                 &format!("CPU a change, {peers} peers"),
@@ -147,13 +149,17 @@ impl Bench<'_> {
                 &bed,
                 cpu / f64::from(CHANGES) / count(STEPS.len()),
             );
+            if let Some(watched) = &watched {
+                let cpu = ms(watched.cpu) / f64::from(CHANGES) / count(STEPS.len());
+                self.results.add(&format!("CPU a change, {peers} peers"), "ms", ETCD_FLOOR, cpu);
+            }
             for step in STEPS {
                 let name = format!("one lease {}, {peers} peers", word(step));
                 let of_step = || sent.iter().filter(move |(other, ..)| *other == step);
                 let times: Sample = of_step().map(|(_, start, seen)| ms(*seen - *start)).collect();
                 self.quantiles(&name, &bed.subject.name, &times);
-                let Some(arrivals) = &arrivals else { continue };
-                let starts = sent.iter().zip(arrivals).filter(|((other, ..), _)| *other == step);
+                let Some(watched) = &watched else { continue };
+                let starts = sent.iter().zip(&watched.arrivals).filter(|((other, ..), _)| *other == step);
                 let times: Sample = starts.map(|((_, start, _), at)| ms(*at - *start)).collect();
                 self.quantiles(&name, ETCD_FLOOR, &times);
             }
@@ -205,6 +211,7 @@ impl Bench<'_> {
         for mut bed in self.beds(peers)? {
             let daemon = bed.start()?.daemon;
             settle(&bed, &daemon)?;
+            let floor = if bed.subject.api == Api::V3 { Some(bed.client.watch()?) } else { None };
             let renewals = bed.cost_of(&daemon, |bed| {
                 let start = Instant::now();
                 for number in 0..RENEWALS * RENEWAL_SECONDS {
@@ -216,6 +223,10 @@ impl Bench<'_> {
             })?;
             let name = |what: &str| format!("{RENEWALS} unchanged renewals a second: {what}, {peers} peers");
             self.add(&name("CPU a second"), "ms", &bed, renewals.cpu / renewals.seconds);
+            if let Some(watched) = floor.map(super::etcd::WatchFloor::finish).transpose()? {
+                let cpu = ms(watched.cpu) / renewals.seconds;
+                self.results.add(&name("CPU a second"), "ms", ETCD_FLOOR, cpu);
+            }
             self.add(&name("entries written"), "", &bed, count(renewals.changes));
             settle(&bed, &daemon)?;
             let idle_time = self.idle;
