@@ -7,7 +7,7 @@ use std::ffi::OsString;
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::options::file::facts::{Facts, Interface};
+use crate::options::file::facts::Facts;
 use crate::options::flags::{self, Kind};
 use crate::options::{Configured, Invocation, OptionsError, Origin, Outside, What, read, render};
 
@@ -80,7 +80,7 @@ fn configure(text: &str) -> Result<Invocation, OptionsError> {
 
 fn with<T>(text: &str, ask: impl FnOnce(&Outside<'_>) -> T) -> T {
     let read = |_: &Path| Ok(text.to_owned());
-    ask(&Outside { read: &read, facts: Arc::new(host) })
+    ask(&Outside { read: &read, facts: Arc::new(Facts::of_a_worker) })
 }
 
 fn words(text: &str) -> Vec<OsString> {
@@ -100,18 +100,4 @@ fn environment(text: &str) -> Vec<(OsString, OsString)> {
 
 fn lines<'a>(text: &'a str, mark: &'a str) -> impl Iterator<Item = &'a str> {
     text.lines().filter_map(move |line| line.strip_prefix(mark))
-}
-
-fn host() -> Facts {
-    let interface = |name: &str, address: &str| Interface {
-        name: name.to_owned(),
-        mac: Some("02:00:00:00:00:01".to_owned()),
-        active: true,
-        ipv4: address.parse().ok().map(|address| (address, 24)),
-    };
-    Facts {
-        hostname: "worker01".to_owned(),
-        home: "/root".to_owned(),
-        interfaces: vec![interface("wg0", "10.8.0.111"), interface("eth0-1", "none")],
-    }
 }

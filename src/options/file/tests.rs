@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use super::facts::{Facts, Interface};
+use super::facts::Facts;
 use super::*;
 use crate::options::flags::{self, Kind};
 use crate::options::{Configured, Invocation, OptionsError, Origin, Outside, What, read, render};
@@ -20,22 +20,7 @@ const CONFLIST: &str = include_str!("../../../netns-tests/fixtures/role/10-flann
 const NETWORK_CONFIG: &str = include_str!("../../../netns-tests/fixtures/role/etcd-config.json");
 
 fn host() -> Facts {
-    let interface = |name: &str, address: &str| Interface {
-        name: name.to_owned(),
-        mac: Some("02:00:00:00:00:01".to_owned()),
-        active: true,
-        ipv4: address.parse().ok().map(|address| (address, 24)),
-    };
-    Facts {
-        hostname: "worker01".to_owned(),
-        home: "/home/da_user".to_owned(),
-        interfaces: vec![
-            interface("tap0", "10.8.0.112"),
-            interface("wg0", "10.8.0.111"),
-            interface("tun-a", "10.9.0.1"),
-            interface("dummy0", "none"),
-        ],
-    }
+    Facts::of_a_worker()
 }
 
 /// Words, variables and the text of the file that `-config-file=F` names.
@@ -376,9 +361,9 @@ fn references_are_followed_as_ansible_does() {
             "flannel_cni_interface: '{{k8s_interface}}'\nk8s_interface: a\netcd-prefix: '/{{ flannel_cni_interface }}/x'\niface: b\npublic-ip: 10.0.0.1",
             "/a/x",
         ),
-        ("etcd-prefix: \"{{ '~/k8s/certs' | expanduser }}\"", "/home/da_user/k8s/certs"),
+        ("etcd-prefix: \"{{ '~/k8s/certs' | expanduser }}\"", "/home/operator/k8s/certs"),
         ("etcd-prefix: \"{{ '/~' | expanduser }}{{ '~a' | expanduser }}\"", "/~~a"),
-        ("etcd-prefix: '{{ k8s_ca_conf_directory }}'", "/home/da_user/k8s/certs"),
+        ("etcd-prefix: '{{ k8s_ca_conf_directory }}'", "/home/operator/k8s/certs"),
         ("etcd-prefix: '/{{ nothing | default(\"d\") }}'", "/d"),
         ("etcd-prefix: '/{{ flannel_settings.iface }}'\nflannel_settings: {iface: x}", "/x"),
         (
