@@ -19,6 +19,7 @@ mod subnet_env_previous;
 pub use crate::firewall::iptables::fuzz::check as iptables_save;
 pub use crate::firewall::nftables::fuzz::check as nftables;
 pub use crate::kernel::fuzz::check as netlink;
+pub use crate::store::etcd_v2_json::fuzz::check as etcd_v2_json;
 pub use lease_key::check as lease_key;
 pub use lease_value::check as lease_value;
 pub use options_yaml::check as options_yaml;
@@ -53,6 +54,11 @@ mod tests {
     #[test]
     fn keys_of_leases() {
         over_corpus("lease_key", 1, super::lease_key);
+    }
+
+    #[test]
+    fn answers_of_etcd_v2() {
+        over_corpus("etcd_v2_json", 1, super::etcd_v2_json);
     }
 
     #[test]

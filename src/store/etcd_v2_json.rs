@@ -5,6 +5,10 @@ use serde::Deserialize;
 use super::key_value::Grant;
 use super::{Event, Record, Revision};
 
+#[cfg(any(test, fuzzing))]
+#[path = "../../fuzz/bodies/etcd_v2_json.rs"]
+pub(crate) mod fuzz;
+
 /// A key or a folder.
 #[derive(Debug, Deserialize)]
 pub(super) struct Node {
@@ -193,13 +197,5 @@ mod tests {
         let Reply::Error { code, text, index } = reply(body).unwrap() else { panic!() };
         assert_eq!((code, text.as_str(), index), (ErrorCode::Missing, "Key not found: /n", 42));
         assert!(reply(b"404 page not found\n").unwrap_err().contains("--enable-v2"));
-    }
-
-    proptest::proptest! {
-        #[test]
-        fn nothing_makes_the_readers_panic(body: Vec<u8>) {
-            let _ = reply(&body);
-            let _ = poll(&body);
-        }
     }
 }

@@ -15,7 +15,7 @@ mod endpoints;
 mod etcd;
 mod etcd_v2;
 mod etcd_v2_http;
-mod etcd_v2_json;
+pub(crate) mod etcd_v2_json;
 mod etcd_v3;
 mod etcd_v3_error;
 mod etcd_v3_watch;

@@ -26,6 +26,9 @@ const FUEL: u64 = 100_000;
 const OF_HOST: [&str; 4] = ["hostvars", "inventory_hostname", "ansible_hostname", "ansible_nodename"];
 /// Longest chain of variables that refer to each other.
 const DEPTH: usize = 32;
+/// All variables of a file together may take this many bytes of template and value, each as often as it is referred to; variables
+/// that each name the one before twice would take any number.
+const BYTES: usize = 4 << 20;
 
 /// Variables and facts, and what it takes to evaluate templates with them.
 pub(super) struct Templates(Arc<Scope>);
@@ -49,6 +52,8 @@ struct Host {
 struct Work {
     /// The variables being evaluated, outermost first.
     stack: Vec<String>,
+    /// Bytes taken of [`BYTES`].
+    taken: usize,
     /// What went wrong in a variable that was referred to.
     failed: Option<FileError>,
     /// The last name that was looked for in vain, and what is there instead.
@@ -143,6 +148,7 @@ fn expanduser(host: &Host, path: String) -> String {
 impl Scope {
     /// Evaluates one template. Texts without any are left alone.
     fn render(self: &Arc<Self>, key: &str, line: usize, text: &str) -> Result<String, FileError> {
+        self.take(key, line, text)?;
         if !["{{", "{%", "{#"].iter().any(|mark| text.contains(mark)) {
             return Ok(text.to_owned());
         }
@@ -153,7 +159,23 @@ impl Scope {
         if let Some(failed) = work.failed.take() {
             return Err(failed);
         }
-        rendered.map_err(|error| explain(key, line, &error, work.missing.take()))
+        let rendered = rendered.map_err(|error| explain(key, line, &error, work.missing.take()))?;
+        drop(work);
+        self.take(key, line, &rendered)?;
+        Ok(rendered)
+    }
+
+    fn take(&self, key: &str, line: usize, text: &str) -> Result<(), FileError> {
+        let mut work = self.work();
+        work.taken = work.taken.saturating_add(text.len());
+        match work.taken > BYTES {
+            true => Err(FileError::Template {
+                key: key.to_owned(),
+                line,
+                problem: format!("the file's variables grow beyond {} MiB", BYTES >> 20),
+            }),
+            false => Ok(()),
+        }
     }
 
     /// A variable under evaluation must not be needed for its own value.

@@ -419,6 +419,21 @@ fn what_is_not_defined_is_named_with_the_key_that_needs_it() {
     ] {
         assert_eq!(message(text), expected, "{text}");
     }
+    let twice = |name: &str, of: &str| format!("{name}: '{}'\n", format!("{{{{ {of} }}}}").repeat(40));
+    let chain = [
+        "flannel_bin_dir",
+        "flannel_cni_conf_file",
+        "flannel_version",
+        "flannel_cni_spec_version",
+        "flannel_cni_interface",
+    ];
+    let doubled: String = std::iter::once(format!("{}: '{}'\n", chain[0], "x".repeat(40)))
+        .chain(chain.windows(2).map(|pair| twice(pair[1], pair[0])))
+        .collect();
+    assert_eq!(
+        message(&(doubled + "etcd-prefix: '{{ flannel_cni_interface }}'")),
+        "line 1: flannel_bin_dir: the template cannot be evaluated: the file's variables grow beyond 4 MiB"
+    );
     for text in [
         "etcd-prefix: '{{ 1 +'",
         "etcd-prefix: '{{ x | nofilter }}'",
