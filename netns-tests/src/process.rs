@@ -156,6 +156,8 @@ pub struct Footprint {
     pub threads: usize,
     /// voluntary and involuntary context switches of all threads since they began
     pub context_switches: u64,
+    /// the voluntary ones among them: how often a thread had nothing left to do, whatever else the machine does
+    pub voluntary_switches: u64,
 }
 
 impl Footprint {
@@ -165,18 +167,20 @@ impl Footprint {
     /// When the process is gone.
     pub fn of(pid: u32) -> Result<Self> {
         let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).context("read smaps_rollup")?;
-        let (mut threads, mut context_switches) = (0, 0);
+        let (mut threads, mut context_switches, mut voluntary_switches) = (0, 0, 0);
         for task in fs::read_dir(format!("/proc/{pid}/task")).context("list the threads")? {
             let status = fs::read_to_string(task?.path().join("status")).context("read a thread's status")?;
             threads += 1;
-            context_switches += field(&status, "voluntary_ctxt_switches")?;
-            context_switches += field(&status, "nonvoluntary_ctxt_switches")?;
+            let voluntary = field(&status, "voluntary_ctxt_switches")?;
+            voluntary_switches += voluntary;
+            context_switches += voluntary + field(&status, "nonvoluntary_ctxt_switches")?;
         }
         Ok(Self {
             resident_kib: field(&rollup, "Rss")?,
             anonymous_kib: field(&rollup, "Anonymous")?,
             threads,
             context_switches,
+            voluntary_switches,
         })
     }
 }

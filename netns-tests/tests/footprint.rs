@@ -11,9 +11,9 @@ fn a_daemon_with_one_peer_is_small_and_idle() -> Result<()> {
     let lab = Lab::start(&Spec { nodes: 2, ..Spec::default() })?;
     let mut daemons = lab.flanneld_everywhere()?;
     // Start-up is over when a second passes without a context switch.
-    let mut last = (daemons[0].footprint()?.context_switches, Instant::now());
+    let mut last = (daemons[0].footprint()?.voluntary_switches, Instant::now());
     eventually(Duration::from_secs(30), "the daemon comes to rest", || {
-        let now = daemons[0].footprint()?.context_switches;
+        let now = daemons[0].footprint()?.voluntary_switches;
         if now != last.0 {
             last = (now, Instant::now());
         }
@@ -26,9 +26,10 @@ fn a_daemon_with_one_peer_is_small_and_idle() -> Result<()> {
     std::thread::sleep(Duration::from_secs(60));
     let after = daemons[0].footprint()?;
     daemons[0].process_mut().ensure_running()?;
-    let switches = after.context_switches - before.context_switches;
-    println!("{after:?}, {switches} context switches in a minute");
-    assert!(switches <= 20, "{switches} context switches in a minute");
+    let switches = after.voluntary_switches - before.voluntary_switches;
+    println!("{after:?}, {switches} voluntary context switches in a minute");
+    // Not the involuntary ones: they tell how many tests run beside this one.
+    assert!(switches <= 20, "{switches} voluntary context switches in a minute");
     assert!(after.resident_kib < 8 * 1024, "resident {} KiB", after.resident_kib);
     assert!(after.anonymous_kib < 1536, "anonymous {} KiB", after.anonymous_kib);
     assert!(after.threads <= 2, "{} threads", after.threads);
