@@ -1,10 +1,9 @@
 //! The kernel's messages about tables, chains and rules, most of them other programs'. Whatever the bytes are: one meaning, and the
 //! comment by which a rule of ours is recognised is the one we would write.
 
-use netlink_packet_core::{NetlinkBuffer, NetlinkMessage, NetlinkPayload};
-use netlink_packet_netfilter::NetfilterMessage;
+use netlink_packet_core::NetlinkBuffer;
 
-use super::decode::{self, Subject};
+use super::decode::{self, Dumped, Subject};
 use super::encode::comment_data;
 use super::socket::{Notification, messages, notification};
 
@@ -20,10 +19,9 @@ pub fn check(bytes: &[u8]) {
             Some(Notification::Change(subject)) => Some(subject),
             _ => None,
         };
-        if let Ok(NetlinkMessage { payload: NetlinkPayload::InnerMessage(message), .. }) =
-            NetlinkMessage::<NetfilterMessage>::deserialize(bytes)
-        {
-            understood(&message, subject.as_ref(), bytes.len());
+        if let Ok(message) = NetlinkBuffer::new_checked(bytes) {
+            let dumped = Dumped::new(message.message_type(), message.payload());
+            understood(&dumped, subject.as_ref(), bytes.len());
         }
     }
     for data in [bytes, bytes.get(20..).unwrap_or_default()] {
@@ -32,18 +30,18 @@ pub fn check(bytes: &[u8]) {
 }
 
 /// What a notification is about is read by names alone: the same as in the whole message.
-fn understood(message: &NetfilterMessage, subject: Option<&Subject>, length: usize) {
-    let family = message.header.family;
-    let kinds = [
-        decode::table(message).map(|table| (table.family, table.name, None)),
-        decode::chain(message).map(|chain| (chain.family, chain.table, Some(chain.name))),
+fn understood(message: &Dumped, subject: Option<&Subject>, length: usize) {
+    let named = [
+        message.table().map(|table| Subject { family: table.family, table: table.name, chain: None }),
+        message.chain().map(|chain| Subject {
+            family: chain.family,
+            table: chain.table,
+            chain: Some(chain.name),
+        }),
     ];
-    for (of, table, chain) in kinds.into_iter().flatten() {
-        assert_eq!(of, family);
-        assert_eq!(subject, Some(&Subject { family, table, chain }));
-    }
-    if let Some(rule) = decode::rule(message) {
-        assert!(decode::table(message).is_none() && decode::chain(message).is_none());
+    assert!(named.iter().flatten().all(|of| subject == Some(of)));
+    if let Ok(Some(rule)) = message.rule() {
+        assert!(named.iter().all(Option::is_none));
         assert!(rule.jumps.iter().map(String::len).sum::<usize>() <= 3 * length);
         comment(rule.comment);
     }

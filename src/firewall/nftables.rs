@@ -22,7 +22,7 @@ use nix::errno::Errno;
 
 pub(super) use self::ruleset::Ruleset;
 
-use self::decode::{SeenChain, SeenRule, Subject};
+use self::decode::{Dumped, SeenChain, SeenRule, Subject};
 use self::encode::Chain;
 use self::ruleset::{OUR_CHAINS, TABLE, TABLE_V6};
 use self::socket::{Notification, Notifications, Refusal, Requests};
@@ -78,8 +78,8 @@ impl Nftables {
         let all_chains = NfTablesMessage::GetChain(ChainMessage { attributes: Vec::new() });
         let chains = self.dump("list the chains of nftables", Family::Unspec, &all_chains)?;
         let mut ruleset = Ruleset {
-            tables: tables.iter().flatten().filter_map(decode::table).collect(),
-            chains: chains.iter().flatten().filter_map(decode::chain).collect(),
+            tables: tables.iter().filter_map(Dumped::table).collect(),
+            chains: chains.iter().filter_map(Dumped::chain).collect(),
             ..Ruleset::default()
         };
         self.follow_forward(&mut ruleset)?;
@@ -134,13 +134,11 @@ impl Nftables {
     fn rules(&mut self, family: Family, table: &str, chain: &str) -> Result<Vec<SeenRule>, FirewallError> {
         let attributes = vec![RuleAttribute::Table(table.to_owned()), RuleAttribute::Chain(chain.to_owned())];
         let request = NfTablesMessage::GetRule(RuleMessage { attributes });
-        let unreadable = || Some(SeenRule { drops: true, conditional: true, ..SeenRule::default() });
+        let unreadable = SeenRule { drops: true, conditional: true, ..SeenRule::default() };
         let doing = format!("list chain {chain} of table {} {table}", word(family));
         let messages = self.dump(&doing, family, &request)?;
-        Ok(messages
-            .iter()
-            .filter_map(|message| message.as_ref().map_or_else(unreadable, decode::rule))
-            .collect())
+        let rule = |message: &Dumped| message.rule().unwrap_or_else(|_| Some(unreadable.clone()));
+        Ok(messages.iter().filter_map(rule).collect())
     }
 
     fn dump(
@@ -148,7 +146,7 @@ impl Nftables {
         doing: &str,
         family: Family,
         request: &NfTablesMessage,
-    ) -> Result<Vec<socket::Dumped>, FirewallError> {
+    ) -> Result<Vec<Dumped>, FirewallError> {
         let bytes = |sequence| encode::dump(family, request.clone(), sequence);
         match self.requests.dump(bytes) {
             // A table or chain that went away since it was listed has no rules.

@@ -3,7 +3,7 @@
 //! Inside our chains content and order are ours. In the built-in chains only our jumps are, wherever they stand, and the
 //! bare rules that the Go daemon v0.16.1 wrote.
 
-use super::save::{Saved, SavedTable, bare_rule, line, rule_words};
+use super::save::{Saved, SavedRule, SavedTable, bare_rule, line, rule_words};
 use crate::model::masquerade::{Rule, RuleSet, find_bare_forward, find_bare_masquerade};
 
 /// What one iptables variant should hold of ours. No rules: no chain.
@@ -105,7 +105,8 @@ fn remove(
     (lines, changes): (&mut Vec<String>, &mut Vec<String>),
 ) {
     let chain = place.chain;
-    let references = table.rules.iter().filter(|rule| rule.target() == Some(chain)).count();
+    let leads_here = |rule: &&SavedRule| rule.chain != chain && rule.target() == Some(chain);
+    let references = table.rules.iter().filter(leads_here).count();
     if references == jumps {
         lines.extend([format!(":{chain} - [0:0]"), format!("-X {chain}")]);
         changes.push(format!("removed chain {chain}"));

@@ -1,20 +1,33 @@
-//! What the kernel says about tables, chains and rules, cut down to what decisions need.
+//! What the kernel says about tables, chains and rules, cut down to what decisions need. Every length is checked: other programs make
+//! most of it.
 
-use netlink_packet_core::{DefaultNla, Nla, NlasIterator};
-use netlink_packet_netfilter::nftables::{
-    ChainAttribute, ChainMessage, DataAttribute, ExpressionAttribute, Expressions, Hook, Immediate,
-    ListAttribute, NfTablesMessage, RuleAttribute, RuleMessage, TableAttribute, TableMessage, Verdict,
-    VerdictAttribute,
-};
-use netlink_packet_netfilter::{NetfilterMessage, NetfilterMessageInner, NetfilterProtoFamily};
+use netlink_packet_core::{DecodeError, NLA_HEADER_SIZE, NlasIterator};
+use netlink_packet_netfilter::NetfilterProtoFamily;
 use nix::libc;
 
 /// Size of `nfgenmsg`, whose first byte is the family.
 const NFGENMSG: usize = 4;
-/// `NFTA_TABLE_NAME`, `NFTA_CHAIN_TABLE`, `NFTA_RULE_TABLE`
+
+// Attributes, from linux/netfilter/nf_tables.h. The table's name is attribute 1 of tables, chains and rules.
 const NFTA_TABLE: u16 = 1;
+const NFTA_TABLE_FLAGS: u16 = 2;
 const NFTA_CHAIN_NAME: u16 = 3;
+const NFTA_CHAIN_HOOK: u16 = 4;
+const NFTA_CHAIN_POLICY: u16 = 5;
+const NFTA_CHAIN_USE: u16 = 6;
+const NFTA_CHAIN_TYPE: u16 = 7;
+const NFTA_HOOK_HOOKNUM: u16 = 1;
+const NFTA_HOOK_PRIORITY: u16 = 2;
 const NFTA_RULE_CHAIN: u16 = 2;
+const NFTA_RULE_EXPRESSIONS: u16 = 4;
+const NFTA_RULE_USERDATA: u16 = 7;
+const NFTA_EXPR_NAME: u16 = 1;
+const NFTA_EXPR_DATA: u16 = 2;
+const NFTA_IMMEDIATE_DATA: u16 = 2;
+const NFTA_DATA_VERDICT: u16 = 2;
+const NFTA_VERDICT_CODE: u16 = 1;
+const NFTA_VERDICT_CHAIN: u16 = 2;
+const NFTA_TARGET_NAME: u16 = 1;
 
 /// Expressions that every packet passes, or that end its way.
 const UNCONDITIONAL: [&str; 5] = ["counter", "immediate", "log", "reject", "target"];
@@ -64,130 +77,116 @@ pub(super) struct Subject {
     pub(super) chain: Option<String>,
 }
 
-pub(super) fn table(message: &NetfilterMessage) -> Option<SeenTable> {
-    let NetfilterMessageInner::NfTables(NfTablesMessage::NewTable(TableMessage { attributes })) =
-        &message.inner
-    else {
-        return None;
-    };
-    let mut plain = true;
-    for attribute in attributes {
-        if let TableAttribute::Flags(flags) = attribute {
-            plain = flags.is_empty();
-        }
+/// A table, chain or rule as the kernel dumped it: what follows the netlink header, and which kind of message it is.
+#[derive(Debug)]
+pub(super) struct Dumped {
+    kind: u16,
+    payload: Vec<u8>,
+}
+
+/// Bytes that are no attributes, or an attribute that is missing or too short.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Unreadable;
+
+impl From<DecodeError> for Unreadable {
+    fn from(_: DecodeError) -> Self {
+        Self
     }
-    Some(SeenTable { family: message.header.family, name: table_name(attributes)?, plain })
 }
 
-fn table_name(attributes: &[TableAttribute]) -> Option<String> {
-    attributes.iter().find_map(|attribute| match attribute {
-        TableAttribute::Name(name) => Some(name.clone()),
-        _ => None,
-    })
-}
-
-pub(super) fn chain(message: &NetfilterMessage) -> Option<SeenChain> {
-    let NetfilterMessageInner::NfTables(NfTablesMessage::NewChain(ChainMessage { attributes })) =
-        &message.inner
-    else {
-        return None;
-    };
-    let (table, name) = chain_name(attributes)?;
-    let mut kind = String::new();
-    let mut hook = None;
-    let mut seen =
-        SeenChain { family: message.header.family, table, name, base: None, policy_drops: false, uses: 0 };
-    for attribute in attributes {
-        match attribute {
-            ChainAttribute::Type(text) => kind.clone_from(text),
-            ChainAttribute::Hook(attributes) => hook = hook_of(attributes),
-            ChainAttribute::Policy(policy) => seen.policy_drops = *policy == DROP,
-            ChainAttribute::Use(uses) => seen.uses = *uses,
-            _ => {}
-        }
+impl Dumped {
+    pub(super) fn new(kind: u16, payload: &[u8]) -> Self {
+        Self { kind, payload: payload.to_vec() }
     }
-    seen.base = hook.map(|(number, priority)| (kind, number, priority));
-    Some(seen)
-}
 
-fn chain_name(attributes: &[ChainAttribute]) -> Option<(String, String)> {
-    let table = attributes.iter().find_map(|attribute| match attribute {
-        ChainAttribute::Table(name) => Some(name.clone()),
-        _ => None,
-    });
-    let name = attributes.iter().find_map(|attribute| match attribute {
-        ChainAttribute::Name(name) => Some(name.clone()),
-        _ => None,
-    });
-    Some((table?, name?))
-}
+    /// Family and attributes of a message of this kind.
+    fn attributes(&self, wanted: libc::c_int) -> Option<(NetfilterProtoFamily, &[u8])> {
+        let (family, attributes) = (self.payload.first()?, self.payload.get(NFGENMSG..)?);
+        let [subsystem, kind] = self.kind.to_be_bytes().map(i32::from);
+        let ours = subsystem == libc::NFNL_SUBSYS_NFTABLES && kind == wanted;
+        ours.then(|| (NetfilterProtoFamily::from(*family), attributes))
+    }
 
-fn hook_of(attributes: &[Hook]) -> Option<(u32, u32)> {
-    let number = attributes.iter().find_map(|attribute| match attribute {
-        Hook::Number(number) => Some(u32::from(*number)),
-        _ => None,
-    });
-    let priority = attributes.iter().find_map(|attribute| match attribute {
-        Hook::Priority(priority) => Some(*priority),
-        _ => None,
-    });
-    Some((number?, priority?))
-}
+    pub(super) fn table(&self) -> Option<SeenTable> {
+        let (family, attributes) = self.attributes(libc::NFT_MSG_NEWTABLE)?;
+        let plain = find(attributes, NFTA_TABLE_FLAGS).is_none_or(|flags| number(flags) == Some(0));
+        Some(SeenTable { family, name: text(find(attributes, NFTA_TABLE)?), plain })
+    }
 
-pub(super) fn rule(message: &NetfilterMessage) -> Option<SeenRule> {
-    let NetfilterMessageInner::NfTables(NfTablesMessage::NewRule(RuleMessage { attributes })) =
-        &message.inner
-    else {
-        return None;
-    };
-    let mut seen = SeenRule::default();
-    for attribute in attributes {
-        match attribute {
-            RuleAttribute::UserData(data) => seen.comment = comment(data),
-            RuleAttribute::Expressions(expressions) => {
-                expressions.iter().for_each(|expression| note_expression(expression, &mut seen));
+    pub(super) fn chain(&self) -> Option<SeenChain> {
+        let (family, attributes) = self.attributes(libc::NFT_MSG_NEWCHAIN)?;
+        let number_of = |kind| number(find(attributes, kind)?);
+        let hook = find(attributes, NFTA_CHAIN_HOOK).and_then(|hook| {
+            Some((number(find(hook, NFTA_HOOK_HOOKNUM)?)?, number(find(hook, NFTA_HOOK_PRIORITY)?)?))
+        });
+        let kind = find(attributes, NFTA_CHAIN_TYPE).map(text).unwrap_or_default();
+        Some(SeenChain {
+            family,
+            table: text(find(attributes, NFTA_TABLE)?),
+            name: text(find(attributes, NFTA_CHAIN_NAME)?),
+            base: hook.map(|(number, priority)| (kind, number, priority)),
+            policy_drops: number_of(NFTA_CHAIN_POLICY) == Some(DROP),
+            uses: number_of(NFTA_CHAIN_USE).unwrap_or(0),
+        })
+    }
+
+    /// `Ok(None)`: it is no rule.
+    ///
+    /// # Errors
+    /// When it is one and cannot be read as a whole.
+    pub(super) fn rule(&self) -> Result<Option<SeenRule>, Unreadable> {
+        let Some((_, attributes)) = self.attributes(libc::NFT_MSG_NEWRULE) else { return Ok(None) };
+        let mut seen = SeenRule::default();
+        for attribute in NlasIterator::new(attributes) {
+            let attribute = attribute?;
+            match attribute.kind() {
+                NFTA_RULE_USERDATA => seen.comment = comment(attribute.value()),
+                NFTA_RULE_EXPRESSIONS => {
+                    for element in NlasIterator::new(attribute.value()) {
+                        note_expression(element?.value(), &mut seen)?;
+                    }
+                }
+                _ => {}
             }
-            _ => {}
         }
-    }
-    Some(seen)
-}
-
-fn note_expression(expression: &ListAttribute<ExpressionAttribute>, seen: &mut SeenRule) {
-    let ListAttribute::Element(parts) = expression else { return };
-    for part in parts {
-        match part {
-            ExpressionAttribute::Name(name) => {
-                seen.conditional |= !UNCONDITIONAL.contains(&name.as_str());
-            }
-            ExpressionAttribute::Data(Expressions::Immediate(attributes)) => {
-                attributes.iter().for_each(|attribute| note_immediate(attribute, seen));
-            }
-            ExpressionAttribute::Data(Expressions::Other { expression_type, attributes }) => {
-                seen.drops |= expression_type == "reject"
-                    || (expression_type == "target" && attributes.iter().any(is_reject_target));
-            }
-            _ => {}
-        }
+        Ok(Some(seen))
     }
 }
 
-fn note_immediate(attribute: &Immediate, seen: &mut SeenRule) {
-    let Immediate::Data(DataAttribute::Verdict(parts)) = attribute else { return };
-    for part in parts {
-        match part {
-            VerdictAttribute::Code(Verdict::Other(DROP)) => seen.drops = true,
-            VerdictAttribute::Chain(name) => seen.jumps.push(name.clone()),
-            _ => {}
+fn note_expression(parts: &[u8], seen: &mut SeenRule) -> Result<(), Unreadable> {
+    let name = text(find(parts, NFTA_EXPR_NAME).ok_or(Unreadable)?);
+    seen.conditional |= !UNCONDITIONAL.contains(&name.as_str());
+    let data = find(parts, NFTA_EXPR_DATA).unwrap_or_default();
+    match name.as_str() {
+        "reject" => seen.drops = true,
+        "target" => seen.drops |= find(data, NFTA_TARGET_NAME).is_some_and(|name| text(name) == "REJECT"),
+        "immediate" => {
+            let value = find(data, NFTA_IMMEDIATE_DATA).ok_or(Unreadable)?;
+            let verdict = find(value, NFTA_DATA_VERDICT).unwrap_or_default();
+            seen.drops |= find(verdict, NFTA_VERDICT_CODE).and_then(number) == Some(DROP);
+            seen.jumps.extend(find(verdict, NFTA_VERDICT_CHAIN).map(text));
         }
+        _ => {}
     }
+    Ok(())
 }
 
-/// `NFTA_TARGET_NAME` of an extension of iptables-nft.
-fn is_reject_target(attribute: &DefaultNla) -> bool {
-    let mut name = vec![0; attribute.value_len()];
-    attribute.emit_value(&mut name);
-    attribute.kind() == 1 && name.starts_with(b"REJECT\0")
+/// The value of the first attribute of this kind.
+fn find(attributes: &[u8], wanted: u16) -> Option<&[u8]> {
+    let mut readable = NlasIterator::new(attributes).map_while(Result::ok);
+    let found = readable.find(|attribute| attribute.kind() == wanted)?;
+    let length = usize::from(found.length());
+    found.into_inner().get(NLA_HEADER_SIZE..length)
+}
+
+/// Up to the first NUL.
+fn text(value: &[u8]) -> String {
+    let end = value.iter().position(|byte| *byte == 0).unwrap_or(value.len());
+    String::from_utf8_lossy(value.get(..end).unwrap_or_default()).into_owned()
+}
+
+fn number(value: &[u8]) -> Option<u32> {
+    Some(u32::from_be_bytes(*value.first_chunk()?))
 }
 
 /// The comment in user data as `nft` writes it: entries of type, length, value; a comment has type 0.
@@ -211,21 +210,16 @@ pub(super) fn subject(kind: u16, payload: &[u8]) -> Option<Subject> {
     if i32::from(subsystem) != libc::NFNL_SUBSYS_NFTABLES {
         return None;
     }
-    // linux/netfilter/nf_tables.h: the table's name is attribute 1 of all three.
     let chain_name = match i32::from(kind) {
         libc::NFT_MSG_NEWTABLE | libc::NFT_MSG_DELTABLE => None,
         libc::NFT_MSG_NEWCHAIN | libc::NFT_MSG_DELCHAIN => Some(NFTA_CHAIN_NAME),
         libc::NFT_MSG_NEWRULE | libc::NFT_MSG_DELRULE => Some(NFTA_RULE_CHAIN),
         _ => return None,
     };
-    let text = |wanted| {
-        let attributes = NlasIterator::new(payload.get(NFGENMSG..)?).map_while(Result::ok);
-        let name = attributes.into_iter().find(|attribute| attribute.kind() == wanted)?;
-        let name = name.value().strip_suffix(&[0]).unwrap_or(name.value());
-        Some(String::from_utf8_lossy(name).into_owned())
-    };
+    let attributes = payload.get(NFGENMSG..)?;
+    let name = |wanted| find(attributes, wanted).map(text);
     let family = NetfilterProtoFamily::from(*payload.first()?);
-    Some(Subject { family, table: text(NFTA_TABLE)?, chain: chain_name.and_then(text) })
+    Some(Subject { family, table: name(NFTA_TABLE)?, chain: chain_name.and_then(name) })
 }
 
 #[cfg(test)]
@@ -233,7 +227,7 @@ mod tests {
     use super::super::encode::{add_rule, add_table, batch, comment_data, delete_table};
     use super::*;
     use crate::model::masquerade::{Overlay, RuleOptions, RuleSet};
-    use netlink_packet_core::{NetlinkBuffer, NetlinkMessage, NetlinkPayload};
+    use netlink_packet_core::NetlinkBuffer;
 
     /// `iptables-nft -A FORWARD -j REJECT` as the kernel dumps it (Linux 6.18, iptables 1.8.9).
     const REJECT: &str = "9c000000060a02080100000039780000020000050b00010066696c74657200000c000200464f5257415244000c000300 \
@@ -253,17 +247,19 @@ mod tests {
         00000000000000000c00020000000000000000003c0001000e000100696d6d6564696174650000002800020008000100 \
         000000001c0002001800020008000100fffffffc090002004741544500000000";
 
-    fn message(bytes: &[u8]) -> NetfilterMessage {
-        match NetlinkMessage::<NetfilterMessage>::deserialize(bytes).unwrap().payload {
-            NetlinkPayload::InnerMessage(message) => message,
-            other => panic!("{other:?}"),
-        }
+    fn message(bytes: &[u8]) -> Dumped {
+        let message = NetlinkBuffer::new_checked(bytes).unwrap();
+        Dumped::new(message.message_type(), message.payload())
+    }
+
+    fn bytes(hex: &str) -> Vec<u8> {
+        let digits: Vec<u8> = hex.bytes().filter(u8::is_ascii_hexdigit).collect();
+        let byte = |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap();
+        digits.chunks(2).map(byte).collect()
     }
 
     fn dumped(hex: &str) -> SeenRule {
-        let digits: Vec<u8> = hex.bytes().filter(u8::is_ascii_hexdigit).collect();
-        let byte = |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap();
-        rule(&message(&digits.chunks(2).map(byte).collect::<Vec<_>>())).unwrap()
+        message(&bytes(hex)).rule().unwrap().unwrap()
     }
 
     #[test]
@@ -276,6 +272,15 @@ mod tests {
     }
 
     #[test]
+    fn a_rule_that_cannot_be_read_as_a_whole_is_not_half_understood() {
+        let mut broken = bytes(DROP_RULE);
+        let expressions = broken.windows(4).position(|header| header == [0xc0, 0, 4, 0]).unwrap();
+        // The first expression ends beyond all of them.
+        broken[expressions + 5] = 1;
+        assert_eq!(message(&broken).rule(), Err(Unreadable));
+    }
+
+    #[test]
     fn a_rule_of_ours_is_known_by_its_comment() {
         let options =
             RuleOptions { ip_masq: true, forward_rules: true, fully_random: true, exclude: Vec::new() };
@@ -284,7 +289,7 @@ mod tests {
         for wanted in RuleSet::new(overlay, None, &options).masquerade {
             let bytes = batch(&[add_rule("t", "c", &wanted, "a comment")], 1);
             let begin = usize::try_from(u32::from_ne_bytes(bytes[..4].try_into().unwrap())).unwrap();
-            let seen = rule(&message(&bytes[begin..])).unwrap();
+            let seen = message(&bytes[begin..]).rule().unwrap().unwrap();
             let expected =
                 SeenRule { comment: Some("a comment".to_owned()), conditional: true, ..SeenRule::default() };
             assert_eq!(seen, expected, "{wanted}");

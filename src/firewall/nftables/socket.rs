@@ -5,8 +5,7 @@
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 
-use netlink_packet_core::{NetlinkBuffer, NetlinkMessage, NetlinkPayload};
-use netlink_packet_netfilter::NetfilterMessage;
+use netlink_packet_core::{NLMSG_DONE, NLMSG_ERROR, NetlinkBuffer};
 use nix::errno::Errno;
 use nix::sys::socket::{
     AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, getsockname, recv, send,
@@ -14,7 +13,7 @@ use nix::sys::socket::{
 };
 use tokio::io::unix::AsyncFd;
 
-use super::decode::{self, Subject};
+use super::decode::{self, Dumped, Subject};
 
 /// Group number 7 (`NFNLGRP_NFTABLES`) as a bit of the bind mask.
 const GROUP_NFTABLES: u32 = 1 << 6;
@@ -39,9 +38,6 @@ impl From<Errno> for Refusal {
         Self::Errno(errno)
     }
 }
-
-/// A message that could be read or one that could not.
-pub(super) type Dumped = Option<NetfilterMessage>;
 
 /// A request socket.
 #[derive(Debug)]
@@ -83,17 +79,14 @@ impl Requests {
                     continue;
                 }
                 consistent &= header.flags() & netlink_packet_core::NLM_F_DUMP_INTR == 0;
-                match NetlinkMessage::<NetfilterMessage>::deserialize(bytes).map(|message| message.payload) {
-                    Ok(NetlinkPayload::Done(_)) => return Ok(consistent.then_some(found)),
-                    Ok(NetlinkPayload::Error(error)) if error.raw_code() != 0 => {
-                        return match Errno::from_raw(error.raw_code().saturating_neg()) {
-                            Errno::EINTR => Ok(None),
-                            errno => Err(errno.into()),
-                        };
-                    }
-                    Ok(NetlinkPayload::InnerMessage(message)) => found.push(Some(message)),
-                    Ok(_) => {}
-                    Err(_) => found.push(None),
+                match header.message_type() {
+                    NLMSG_DONE => return Ok(consistent.then_some(found)),
+                    NLMSG_ERROR => match errno(header.payload())? {
+                        None => {}
+                        Some(Errno::EINTR) => return Ok(None),
+                        Some(errno) => return Err(errno.into()),
+                    },
+                    kind => found.push(Dumped::new(kind, header.payload())),
                 }
             }
         }
@@ -113,15 +106,15 @@ impl Requests {
                 other => other?,
             };
             for bytes in messages(buffer.get(..length).unwrap_or_default()) {
-                let message = NetlinkMessage::<NetfilterMessage>::deserialize(bytes);
-                let Ok(NetlinkMessage { header, payload: NetlinkPayload::Error(error), .. }) = message else {
+                let header = NetlinkBuffer::new_checked(bytes).map_err(|_| Refusal::Garbled)?;
+                if header.message_type() != NLMSG_ERROR {
                     continue;
-                };
-                if error.raw_code() != 0 {
-                    self.discard();
-                    return Err(Errno::from_raw(error.raw_code().saturating_neg()).into());
                 }
-                confirmed |= header.sequence_number == sequence.wrapping_add(count);
+                if let Some(errno) = errno(header.payload())? {
+                    self.discard();
+                    return Err(errno.into());
+                }
+                confirmed |= header.sequence_number() == sequence.wrapping_add(count);
             }
         }
     }
@@ -214,6 +207,12 @@ fn open(groups: u32) -> Result<(OwnedFd, u32), Errno> {
     bind(socket.as_raw_fd(), &NetlinkAddr::new(0, groups))?;
     let address: NetlinkAddr = getsockname(socket.as_raw_fd())?;
     Ok((socket, address.pid()))
+}
+
+/// What `NLMSG_ERROR` says (`nlmsgerr`); `None`: that all is well.
+fn errno(payload: &[u8]) -> Result<Option<Errno>, Refusal> {
+    let code = i32::from_ne_bytes(*payload.first_chunk().ok_or(Refusal::Garbled)?);
+    Ok((code != 0).then(|| Errno::from_raw(code.saturating_neg())))
 }
 
 /// The messages of a datagram, each with its header.
