@@ -5,7 +5,7 @@ use crate::kernel::{Kernel, LinuxKernel, Scope};
 use crate::model::acquire::{Claimant, Decision, Listed, decide};
 use crate::model::ext_iface::selectors;
 use crate::model::underlay::{self, Underlay};
-use crate::model::{IfName, LeaseAttrs, MacAddr, NetworkConfig, NodeId, lease};
+use crate::model::{IfName, MacAddr, NetworkConfig, NodeId};
 use crate::options::Options;
 use crate::store::{self, Choice, LeaseStore, Ourselves, Snapshot, Store};
 use crate::subnet_env::Previous;
@@ -48,7 +48,7 @@ pub(super) async fn find(
         previous: previous.subnet,
         mac: device_mac(kernel, &config),
     };
-    let decision = decide(&claimant, listed(&snapshot));
+    let decision = decide(&claimant, Listed::read(&claimant, snapshot.entries()));
     Ok(Some(Found { store, config, underlay, snapshot, decision }))
 }
 
@@ -70,12 +70,4 @@ fn device_mac(kernel: &mut LinuxKernel, config: &NetworkConfig) -> Option<MacAdd
     let name = IfName::of_vtep(config.vxlan.vni);
     let scope = Scope { vtep: name.clone(), parent: name, network: config.network };
     kernel.observe(&scope).ok()?.vtep.map(|device| device.mac)
-}
-
-fn listed(snapshot: &Snapshot) -> Vec<Listed> {
-    let readable = snapshot.records.iter().enumerate().filter_map(|(index, record)| {
-        let subnet = lease::parse_key(&record.name).ok()?;
-        Some(Listed { index, subnet, attrs: LeaseAttrs::from_json(&record.value).ok() })
-    });
-    readable.collect()
 }

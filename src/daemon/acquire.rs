@@ -135,11 +135,12 @@ pub(super) async fn acquire<S: LeaseStore>(
             mac: claim.device_mac,
         };
         let sent = now.now();
-        let written = match decide(&claimant, listed(&snapshot)) {
+        let written = match decide(&claimant, Listed::read(&claimant, snapshot.entries())) {
             Decision::Adopt(lease) => adopt(store, claim, &lease, &snapshot).await?,
             Decision::Create(candidates) => {
                 if claim.previous.is_some()
-                    && let Some(message) = who_has_the_former_subnet(&claimant, &listed(&snapshot))
+                    && let Some(message) =
+                        who_has_the_former_subnet(&claimant, &Listed::read(&claimant, snapshot.entries()))
                 {
                     warn!("{message}");
                 }
@@ -172,14 +173,6 @@ pub(super) async fn acquire<S: LeaseStore>(
             Written::Conflict => debug!("the leases changed meanwhile; deciding again on a fresh list"),
         }
     }
-}
-
-fn listed(snapshot: &Snapshot) -> Vec<Listed> {
-    let readable = snapshot.records.iter().enumerate().filter_map(|(index, record)| {
-        let subnet = lease::parse_key(&record.name).ok()?;
-        Some(Listed { index, subnet, attrs: LeaseAttrs::from_json(&record.value).ok() })
-    });
-    readable.collect()
 }
 
 fn attrs(claim: &Claim, mac: MacAddr) -> LeaseAttrs {
@@ -243,7 +236,7 @@ async fn release<S: LeaseStore>(store: &S, lease: &Listed, snapshot: &Snapshot) 
 /// Random bytes. Without a random source the nodes would only collide more often.
 #[must_use]
 pub(super) fn random_bytes<const N: usize>() -> [u8; N] {
-    #[cfg(test)]
+    #[cfg(any(test, feature = "simulation"))]
     if let Some(bytes) = crate::store::seeded::bytes() {
         return bytes;
     }

@@ -7,6 +7,7 @@ use std::net::Ipv4Addr;
 use ipnetwork::Ipv4Network;
 
 use super::allocate::{free_subnets, overlap};
+use super::lease::parse_key;
 use super::{LeaseAttrs, MacAddr, NetworkConfig, NodeId};
 
 /// A lease of the listing; `index` finds it again there.
@@ -16,8 +17,34 @@ pub struct Listed {
     pub index: usize,
     /// The leased subnet.
     pub subnet: Ipv4Network,
-    /// What stands in the key; `None` when the value cannot be read. Its subnet is taken all the same.
+    /// What stands in the key; `None` when it cannot be read, or cannot concern us. Its subnet is taken all the same.
     pub attrs: Option<LeaseAttrs>,
+}
+
+impl Listed {
+    /// Reads the keys and values of a listing; keys that name no subnet are not part of it.
+    ///
+    /// A value is read only if it may hold our public IP or stands on the subnet we had: a start lists thousands of others,
+    /// which are read once, as peers.
+    pub fn read<'a>(
+        claimant: &Claimant<'_>,
+        listing: impl IntoIterator<Item = (&'a str, &'a [u8])>,
+    ) -> Vec<Self> {
+        let public_ip = claimant.public_ip.to_string();
+        let read = |(index, (name, value)): (usize, (&str, &[u8]))| {
+            let subnet = parse_key(name).ok()?;
+            let former = claimant.previous.is_some_and(|previous| overlap(previous, subnet));
+            let concerns_us = former || may_hold(value, &public_ip);
+            let attrs = concerns_us.then(|| LeaseAttrs::from_json(value).ok()).flatten();
+            Some(Self { index, subnet, attrs })
+        };
+        listing.into_iter().enumerate().filter_map(read).collect()
+    }
+}
+
+/// Whether a JSON text may hold this address: it has one spelling, unless it is written with escapes.
+fn may_hold(value: &[u8], address: &str) -> bool {
+    str::from_utf8(value).is_ok_and(|text| text.contains(address) || text.contains('\\'))
 }
 
 /// Who asks.
@@ -174,6 +201,26 @@ mod tests {
         let theirs = lease("10.200.2.0/24", US, Some("them"));
         let expected = Decision::Refuse { subnet: theirs.subnet, other: node("them") };
         assert_eq!(decide_for(None, None, vec![theirs]), expected);
+    }
+
+    #[test]
+    fn of_a_listing_the_values_are_read_that_can_concern_us() {
+        let config = config();
+        let previous = Some("10.200.3.0/24".parse().unwrap());
+        let claimant = Claimant { config: &config, public_ip: US, node_id: None, previous, mac: None };
+        let listing = [
+            ("10.200.1.0-24", r#"{"PublicIP":"10.8.0.9"}"#, None),
+            ("10.200.2.0-24", r#"{"PublicIP":"10.8.0.1"}"#, Some(US)),
+            ("10.200.3.0-24", r#"{"PublicIP":"10.8.0.2"}"#, Some(OTHER)),
+            ("10.200.4.0-24", r#"{"PublicIP":"10.8.0.\u0031"}"#, Some(US)),
+            ("10.200.5.0-24", "10.8.0.1", None),
+            ("junk", r#"{"PublicIP":"10.8.0.1"}"#, None),
+        ];
+        let read = Listed::read(&claimant, listing.iter().map(|(name, value, _)| (*name, value.as_bytes())));
+        let addresses: Vec<_> =
+            read.iter().map(|lease| lease.attrs.as_ref().map(|attrs| attrs.public_ip)).collect();
+        assert_eq!(addresses, listing[..5].iter().map(|(.., expected)| *expected).collect::<Vec<_>>());
+        assert_eq!(read.iter().map(|lease| lease.index).collect::<Vec<_>>(), [0, 1, 2, 3, 4]);
     }
 
     #[test]

@@ -28,6 +28,18 @@ impl<'a> FoldedObject<'a> {
         }
     }
 
+    /// Reads a key's value as a text, without a reader of its own where no escape stands in it.
+    ///
+    /// # Errors
+    /// As [`FoldedObject::get`].
+    pub fn text(&self, key: &str) -> Result<Option<Cow<'a, str>>, String> {
+        let plain = self.find(key).and_then(|value| value.strip_prefix('"')?.strip_suffix('"'));
+        match plain.filter(|text| !text.contains('\\')) {
+            Some(text) => Ok(Some(Cow::Borrowed(text))),
+            None => Ok(self.get::<Text<'_>>(key)?.map(|text| text.0)),
+        }
+    }
+
     /// Whether the key is there with the value null.
     #[must_use]
     pub fn is_null(&self, key: &str) -> bool {
@@ -64,7 +76,7 @@ impl<'de> Deserialize<'de> for FoldedObject<'de> {
 
 /// A string that is borrowed from the JSON if it holds no escapes.
 #[derive(Debug)]
-pub struct Text<'a>(pub Cow<'a, str>);
+struct Text<'a>(Cow<'a, str>);
 
 impl<'de> Deserialize<'de> for Text<'de> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -111,6 +123,19 @@ mod tests {
     #[test]
     fn escapes_are_resolved_in_keys_and_texts() {
         let object: FoldedObject = serde_json::from_str(r#"{"\u004eet\"":"1\n2"}"#).unwrap();
-        assert_eq!(object.get::<Text>("net\"").unwrap().unwrap().0, "1\n2");
+        assert_eq!(object.text("net\"").unwrap().unwrap(), "1\n2");
+        assert!(object.text("absent").unwrap().is_none());
+    }
+
+    #[test]
+    fn a_text_is_the_same_with_and_without_a_reader() {
+        for value in
+            [r#""plain""#, r#""""#, r#""\u0061\"""#, r#""ü""#, "null", "1", "[\"a\"]", r#"{"a":"b"}"#]
+        {
+            let text = format!(r#"{{"key":{value}}}"#);
+            let object: FoldedObject = serde_json::from_str(&text).unwrap();
+            let read = object.get::<Text>("key").map(|text| text.map(|text| text.0));
+            assert_eq!(object.text("key"), read, "{value}");
+        }
     }
 }

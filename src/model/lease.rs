@@ -10,7 +10,7 @@ use ipnetwork::Ipv4Network;
 use serde::Serialize;
 
 use super::MacAddr;
-use super::json::{FoldedObject, Text};
+use super::json::FoldedObject;
 
 /// The `BackendType` of leases this daemon can use.
 pub const BACKEND_VXLAN: &str = "vxlan";
@@ -70,10 +70,6 @@ impl BootId {
     #[must_use]
     pub fn from_kernel(text: &str) -> Option<Self> {
         (!text.trim().is_empty()).then(|| Self(fingerprint(text)))
-    }
-
-    fn parse(text: &str) -> Option<Self> {
-        text.parse().ok().map(|NodeId(digits)| Self(digits))
     }
 }
 
@@ -174,20 +170,20 @@ impl LeaseAttrs {
     pub fn from_json(value: &[u8]) -> Result<Self, LeaseError> {
         let object: FoldedObject =
             serde_json::from_slice(value).map_err(|error| LeaseError::Value(error.to_string()))?;
-        if object.is_null("PublicIP") {
-            return Err(LeaseError::Value("PublicIP: null".to_owned()));
-        }
-        let public_ip = object.get("PublicIP").map_err(LeaseError::Value)?.unwrap_or(Ipv4Addr::UNSPECIFIED);
-        let backend_type: String = object.get("BackendType").map_err(LeaseError::Value)?.unwrap_or_default();
-        let data: Option<FoldedObject> = object.get("BackendData").unwrap_or(None);
-        let node_id: Option<Text> = object.get("NodeID").unwrap_or(None);
-        let boot_id: Option<Text> = object.get("BootID").unwrap_or(None);
+        let public_ip = match object.text("PublicIP").map_err(LeaseError::Value)? {
+            None if object.is_null("PublicIP") => return Err(LeaseError::Value("PublicIP: null".to_owned())),
+            None => Ipv4Addr::UNSPECIFIED,
+            Some(text) => text.parse().map_err(|error| LeaseError::Value(format!("PublicIP: {error}")))?,
+        };
+        let backend_type = object.text("BackendType").map_err(LeaseError::Value)?.unwrap_or_default();
+        let ours = backend_type == BACKEND_VXLAN;
+        let id = |key| object.text(key).ok()??.parse::<NodeId>().ok();
         Ok(Self {
             public_ip,
-            vxlan: data.filter(|_| backend_type == BACKEND_VXLAN).and_then(|data| vxlan_data(&data)),
-            backend_type,
-            node_id: node_id.and_then(|text| text.0.parse().ok()),
-            boot_id: boot_id.and_then(|text| BootId::parse(&text.0)),
+            vxlan: ours.then(|| vxlan_data(&object.get("BackendData").ok()??)).flatten(),
+            node_id: id("NodeID"),
+            boot_id: id("BootID").map(|NodeId(digits)| BootId(digits)),
+            backend_type: backend_type.into_owned(),
         })
     }
 
@@ -209,8 +205,8 @@ impl LeaseAttrs {
 
 fn vxlan_data(data: &FoldedObject<'_>) -> Option<VxlanData> {
     let vni = data.get("VNI").ok()?.unwrap_or(0);
-    let mac: Text = data.get("VtepMAC").ok()??;
-    Some(VxlanData { vni, mac: mac.0.parse().ok()? })
+    let mac = data.text("VtepMAC").ok()??;
+    Some(VxlanData { vni, mac: mac.parse().ok()? })
 }
 
 #[derive(Serialize)]

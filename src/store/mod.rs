@@ -35,7 +35,7 @@ pub use etcd::Etcd;
 pub use etcd_v2::EtcdV2;
 pub use etcd_v3::EtcdV3;
 pub use memory::{Backup, Memory, MemoryStore};
-#[cfg(test)]
+#[cfg(any(test, feature = "simulation"))]
 pub(crate) use random::seeded;
 pub use select::{Api, Candidates, Choice, Store};
 
@@ -77,6 +77,13 @@ pub struct Snapshot {
     pub cluster: u64,
     /// A part of the store was never read: what is missing here is not known to be gone.
     pub partial: bool,
+}
+
+impl Snapshot {
+    /// Names and values of the keys.
+    pub(crate) fn entries(&self) -> impl Iterator<Item = (&str, &[u8])> {
+        self.records.iter().map(|record| (record.name.as_str(), record.value.as_slice()))
+    }
 }
 
 /// A change of one lease key.
