@@ -34,7 +34,7 @@ impl LeaseSet {
     /// Leases of other nodes that have our VTEP MAC.
     pub fn with_our_mac(&self) -> impl Iterator<Item = Rival> {
         let some = self.skipped.get(&Skip::OwnMac).is_some_and(|count| *count > 0);
-        let leases = self.leases.iter().filter(move |_| some);
+        let leases = some.then_some(&self.leases).into_iter().flatten();
         let ours = leases.filter(|(_, known)| known.verdict == Some(Err(Skip::OwnMac)));
         ours.map(|(subnet, known)| Rival { name: key_of(*subnet), writer: known.writer() })
     }
