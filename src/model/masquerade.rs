@@ -3,6 +3,7 @@
 //! The verdicts are those of the Go daemon v0.28.9 in its iptables mode. What renders them into a firewall's own
 //! language, and what applies them, is in `firewall`.
 
+use std::collections::VecDeque;
 use std::fmt;
 use std::net::Ipv4Addr;
 
@@ -214,20 +215,24 @@ fn own_subnet(rule: &Rule, network: Ipv4Network) -> Option<Ipv4Network> {
     (is_part && *rule == expected).then_some(subnet)
 }
 
-/// Finds the pair of forward rules that v0.16.1 puts straight into the FORWARD chain, for one of `networks`.
+/// Finds the pairs of forward rules that v0.16.1 puts straight into the FORWARD chain, for `networks`.
 ///
 /// Such a pair says little about who wrote it, so the networks have to be known otherwise. The answer is the places
 /// of the rules in `rules`, which is the whole chain (`None`: no flanneld wrote it).
 #[must_use]
 pub fn find_bare_forward(rules: &[Option<Rule>], networks: &[Ipv4Network]) -> Vec<usize> {
-    let pair = |network: &Ipv4Network| {
-        let [from, to] = forward(*network);
-        let first = rules.iter().position(|rule| *rule == Some(from))?;
-        let rest = rules.iter().enumerate().skip(first);
-        let second = rest.into_iter().find(|(_, rule)| **rule == Some(to)).map(|(at, _)| at)?;
-        Some([first, second])
-    };
-    let mut places: Vec<usize> = networks.iter().filter_map(pair).flatten().collect();
+    let mut places = Vec::new();
+    for network in networks {
+        let [from, to] = forward(*network).map(Some);
+        let mut firsts = VecDeque::new();
+        for (at, rule) in rules.iter().enumerate() {
+            if *rule == from {
+                firsts.push_back(at);
+            } else if *rule == to {
+                places.extend(firsts.pop_front().into_iter().flat_map(|first| [first, at]));
+            }
+        }
+    }
     places.sort_unstable();
     places.dedup();
     places
@@ -369,6 +374,8 @@ mod tests {
         let rules = [from, None, to];
         assert_eq!(find_bare_forward(&rules, &[network("10.200.0.0/16"), network("10.200.0.0/16")]), [0, 2]);
         assert_eq!(find_bare_forward(&rules, &[network("10.100.0.0/16")]), [0; 0]);
+        let twice = [to, from, from, to, to, from, to];
+        assert_eq!(find_bare_forward(&twice, &[network("10.200.0.0/16")]), [1, 2, 3, 4, 5, 6]);
         assert_eq!(find_bare_forward(&[from], &[network("10.200.0.0/16")]), [0; 0]);
         assert_eq!(find_bare_forward(&[to, from], &[network("10.200.0.0/16")]), [0; 0]);
     }
