@@ -4,7 +4,7 @@
 
 use std::error::Error;
 use std::io::{self, ErrorKind};
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,6 +22,9 @@ use super::tls::{self, TlsError};
 
 /// A member that does not accept within this time is taken for dead.
 const CONNECT: Duration = Duration::from_millis(1500);
+/// Without an answer for this long a second attempt is made beside the first: while a network comes back the first packet is lost,
+/// and TCP sends it again after a second only (RFC 6298).
+const SECOND_ATTEMPT: Duration = Duration::from_millis(200);
 /// TLS takes a few round trips and, on the server, a signature.
 const HANDSHAKE: Duration = Duration::from_secs(2);
 
@@ -84,7 +87,7 @@ impl Connector {
         let host = url.host().unwrap_or_default().trim_matches(['[', ']']).to_owned();
         let tls = url.scheme_str() == Some("https");
         let port = url.port_u16().unwrap_or(if tls { 443 } else { 80 });
-        let tcp = tokio::time::timeout(CONNECT, TcpStream::connect((host.as_str(), port)))
+        let tcp = tokio::time::timeout(CONNECT, twice(|| TcpStream::connect((host.as_str(), port))))
             .await
             .map_err(|_| ConnectError::Silent)?
             .map_err(|error| ConnectError::Tcp(plain(&error)))?;
@@ -108,6 +111,18 @@ impl Connector {
             })),
             Err(_) => Err(ConnectError::SilentTls),
         }
+    }
+}
+
+/// Whichever attempt ends first; the second begins when the first is late.
+async fn twice<F: Future>(attempt: impl Fn() -> F) -> F::Output {
+    let mut first = pin!(attempt());
+    match tokio::time::timeout(SECOND_ATTEMPT, &mut first).await {
+        Ok(ended) => ended,
+        Err(_) => tokio::select! {
+            ended = first => ended,
+            ended = attempt() => ended,
+        },
     }
 }
 
@@ -152,6 +167,8 @@ pub(super) enum Cause<'a> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
     use super::*;
 
     #[tokio::test]
@@ -164,5 +181,25 @@ mod tests {
         assert_eq!(socket.tcp_keepalive_time().unwrap(), Duration::from_secs(30));
         assert_eq!(socket.tcp_keepalive_interval().unwrap(), Duration::from_secs(10));
         assert_eq!(socket.tcp_keepalive_retries().unwrap(), 3);
+    }
+
+    /// What `twice` makes of attempts that each end after a time of their own.
+    async fn of(times: [u64; 2]) -> (usize, Duration) {
+        let (count, start) = (AtomicUsize::new(0), tokio::time::Instant::now());
+        let attempt = || {
+            let number = count.fetch_add(1, Ordering::Relaxed);
+            async move {
+                tokio::time::sleep(Duration::from_millis(times[number])).await;
+                number
+            }
+        };
+        (twice(attempt).await, start.elapsed())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_attempt_whose_first_packet_is_lost_is_overtaken() {
+        assert_eq!(of([1000, 3]).await, (1, Duration::from_millis(203)));
+        assert_eq!(of([250, 1000]).await, (0, Duration::from_millis(250)));
+        assert_eq!(of([3, 0]).await, (0, Duration::from_millis(3)));
     }
 }
