@@ -3,6 +3,7 @@
 //!
 //! Tests assert only a generous deadline; what was measured goes into a file for `cargo lab faults`.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::Write;
 use std::path::PathBuf;
@@ -167,6 +168,65 @@ pub fn forget() -> Result<()> {
 pub const HEADINGS: [&str; 4] =
     ["fault", "whole after ms", "ms without traffic", "of these below the overlay"];
 
+/// What [`summary`] consists of.
+pub const SUMMARY_HEADINGS: [&str; 4] = [
+    "what is broken under traffic",
+    "faults",
+    "whole after ms: median, worst",
+    "longest without traffic, ms",
+];
+
+/// What is broken, and how the faults that break it begin. The first that fits counts.
+const KINDS: [(&str, &[&str]); 12] = [
+    (
+        "`flannel.1`, again and again: a pause is made, a suspect named",
+        &["flannel.1: MTU changed for the eleventh"],
+    ),
+    ("`flannel.1`: deleted, down, MAC, MTU, address, learning", &["flannel.1"]),
+    (
+        "the interface below: VPN restarted, down, carrier, MTU, address",
+        &["wireguard-go", "wg0", "carrier", "MTU of", "address"],
+    ),
+    ("routes, neighbours, FDB: deleted, changed, foreign ones added", &["one ", "all ", "foreign "]),
+    ("rules in nftables", &["nftables"]),
+    ("rules in iptables-nft", &["iptables-nft"]),
+    ("rules in iptables-legacy, which tells nobody of changes", &["iptables-legacy"]),
+    ("`subnet.env` or its directory", &["subnet.env", "directory"]),
+    ("etcd wiped, or restored from an older backup", &["etcd"]),
+    ("stopped beyond the lease, the subnet taken by another node", &["lease expired"]),
+    ("notifications lost, 4 000 peers' routes and neighbours gone", &["notifications lost"]),
+    ("another device holds our VNI and port, and goes", &["a device of another name"]),
+];
+
+/// The table of [`rows`] in short: a row for each kind of fault, in the order of [`KINDS`]; a fault of no kind stands for itself.
+#[must_use]
+pub fn summary(rows: &[Vec<String>]) -> Vec<Vec<String>> {
+    let place_of = |fault: &str| {
+        let fits = |(_, begins): &(&str, &[&str])| begins.iter().any(|begin| fault.starts_with(begin));
+        KINDS.iter().position(fits)
+    };
+    let mut kinds: BTreeMap<(usize, &str), Vec<&[String]>> = BTreeMap::new();
+    for row in rows {
+        let Some(fault) = row.first() else { continue };
+        let place = place_of(fault).unwrap_or(KINDS.len());
+        let kind = KINDS.get(place).map_or(fault.as_str(), |(kind, _)| kind);
+        kinds.entry((place, kind)).or_default().push(row);
+    }
+    let figures = |rows: &[&[String]], column: usize| {
+        let mut found: Vec<f64> = rows.iter().filter_map(|row| row.get(column)?.parse().ok()).collect();
+        found.sort_by(f64::total_cmp);
+        found
+    };
+    let in_short = |((_, kind), rows): ((usize, &str), Vec<&[String]>)| {
+        let (whole, silence) = (figures(&rows, 1), figures(&rows, 2));
+        let median = whole.get(whole.len() / 2).copied().unwrap_or_default();
+        let worst = whole.last().copied().unwrap_or_default();
+        let silence = silence.last().map_or_else(|| "-".to_owned(), |worst| format!("{worst:.0}"));
+        vec![kind.to_owned(), rows.len().to_string(), format!("{median:.0}, {worst:.0}"), silence]
+    };
+    kinds.into_iter().map(in_short).collect()
+}
+
 /// The rows of the table. In order of the faults' names.
 ///
 /// # Errors
@@ -179,4 +239,27 @@ pub fn rows() -> Result<Vec<Vec<String>>> {
     }
     rows.sort();
     Ok(rows)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_summary_has_a_row_for_each_kind_with_median_and_worst() {
+        let row = |words: [&str; 4]| words.map(str::to_owned).to_vec();
+        let rows = [
+            row(["a new fault", "1.0", "-", "-"]),
+            row(["all routes deleted", "9.6", "8.6", "-"]),
+            row(["flannel.1 deleted", "41.8", "37.8", "-"]),
+            row(["one route deleted", "0.0", "10.5", "-"]),
+            row(["one route pointed elsewhere", "2.0", "-", "-"]),
+        ];
+        let expected = [
+            [KINDS[1].0, "1", "42, 42", "38"],
+            [KINDS[3].0, "3", "2, 10", "10"],
+            ["a new fault", "1", "1, 1", "-"],
+        ];
+        assert_eq!(summary(&rows), expected.map(row));
+    }
 }

@@ -18,11 +18,13 @@ pub fn run() -> Result<()> {
     tested
 }
 
-/// Prints what the tests have measured, as README.md of this crate shows it.
+/// Prints what the tests have measured, as README.md of this crate shows it, and in short, as the repository's README.md does.
 ///
 /// # Errors
 /// When nothing was measured.
 pub fn print() -> Result<()> {
-    println!("\n{}", markdown(&fault::HEADINGS, &fault::rows()?));
+    let rows = fault::rows()?;
+    println!("\n{}", markdown(&fault::HEADINGS, &rows));
+    println!("\n{}", markdown(&fault::SUMMARY_HEADINGS, &fault::summary(&rows)));
     Ok(())
 }
