@@ -228,7 +228,7 @@ impl RouteEntry {
     }
 }
 
-/// Cached entries are left out.
+/// `None`: not IPv4, or it cannot be read.
 pub(super) fn route(payload: &[u8]) -> Option<RouteEntry> {
     let header = RouteHeader::parse(payload).ok()?;
     if header.address_family != AddressFamily::Inet {
