@@ -17,8 +17,8 @@ mod pods;
 mod reporter;
 mod rules;
 mod running;
-#[cfg(test)]
-mod simulation;
+#[cfg(any(test, feature = "simulation"))]
+pub mod simulation;
 mod store_names;
 mod subnet_file;
 mod underlay;

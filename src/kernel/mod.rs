@@ -16,7 +16,7 @@ use crate::model::{IfName, MacAddr};
 
 mod apply;
 mod ethtool;
-#[cfg(test)]
+#[cfg(any(test, feature = "simulation"))]
 pub(crate) mod fake;
 #[cfg(any(test, fuzzing))]
 #[path = "../../fuzz/bodies/netlink.rs"]

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 /// 64 random bits. Not for secrets.
 pub(super) fn bits() -> u64 {
-    #[cfg(test)]
+    #[cfg(any(test, feature = "simulation"))]
     if let Some(bits) = seeded::bits() {
         return bits;
     }
@@ -32,7 +32,7 @@ pub(super) fn shuffle<T>(items: &mut [T]) {
 }
 
 /// Repeatable choices for the simulation: a thread that was given a seed draws from it instead of from the kernel.
-#[cfg(test)]
+#[cfg(any(test, feature = "simulation"))]
 pub(crate) mod seeded {
     use std::cell::RefCell;
 
@@ -71,7 +71,8 @@ pub(crate) mod seeded {
         /// One of the elements, if there are any.
         pub(crate) fn choice<T: Copy>(&mut self, elements: &[T]) -> Option<T> {
             let count = elements.len() as u64;
-            (count > 0).then(|| elements[usize::try_from(self.below(count)).unwrap()])
+            let place = (count > 0).then(|| self.below(count))?;
+            elements.get(usize::try_from(place).ok()?).copied()
         }
     }
 

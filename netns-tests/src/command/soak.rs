@@ -4,7 +4,6 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::PathBuf;
-use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -13,7 +12,7 @@ use nix::sys::signal::Signal;
 use serde::{Deserialize, Serialize};
 
 use crate::binaries;
-use crate::command::packages;
+use crate::command::{packages, suite};
 use crate::lab::Lab;
 use crate::pod::Pod;
 use crate::random::Random;
@@ -24,12 +23,8 @@ type Scenario = fn(u64) -> Result<()>;
 const SCENARIOS: [(&str, Scenario); 4] =
     [("race", race), ("restarts", restarts), ("churn", churn), ("simulation", simulation)];
 
-/// Seeds of the simulation in one go; the first ten goes are the 200 of the test suite, there most with fewer nodes.
+/// Seeds of the simulation in one go; the first ten goes are the 200 of the test suite.
 const SIMULATIONS: u64 = 20;
-/// Nodes of each.
-const SIMULATED_NODES: &str = "200";
-/// With optimisation a simulation takes a sixth of the time, but this build takes minutes.
-const OPTIMISED: &str = "profile.dev.package.flanneld.opt-level=2";
 
 /// Options of `soak`.
 #[derive(Args, Debug)]
@@ -113,14 +108,12 @@ fn read_progress() -> Result<Progress> {
     }
 }
 
-/// Whole daemons in memory with faults of every kind: the simulation of the test suite with 200 nodes for every seed.
+/// Whole daemons in memory with faults of every kind: the simulation of the test suite, further seeds.
 fn simulation(seed: u64) -> Result<()> {
     let from = seed * SIMULATIONS;
-    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    cargo.args(["test", "--locked", "-q", "--config", OPTIMISED, "-p", "flanneld", "--lib", "simulation"]);
-    cargo.env("SIMULATION_NODES", SIMULATED_NODES);
-    let status = cargo.env("SIMULATION_SEEDS", format!("{from}..{}", from + SIMULATIONS)).status();
-    ensure!(status.context("run cargo test")?.success(), "some seed from {from} on failed, see above");
+    let seeds = format!("{from}..{}", from + SIMULATIONS);
+    let status = suite::build_simulation()?.env("SIMULATION_SEEDS", seeds).status();
+    ensure!(status.context("run the simulation")?.success(), "some seed from {from} on failed, see above");
     Ok(())
 }
 

@@ -21,12 +21,15 @@ pub fn run() -> Result<()> {
     packages::ensure_present_for_tests()?;
     let mut steps = Steps::default();
     steps.cargo("formatting", &["fmt", "--all", "--check"]);
-    let clippy = ["clippy", "--locked", "--workspace", "--all-targets", "--", "--deny", "warnings"];
-    steps.cargo("clippy", &clippy);
+    let all_targets = ["--all-targets"].as_slice();
+    for targets in [all_targets, &["--features", "flanneld/simulation", "--lib", "--example", "simulation"]] {
+        let words = [&["clippy", "--locked", "--workspace"], targets, &["--", "--deny", "warnings"]].concat();
+        steps.cargo("clippy", &words);
+    }
     steps.step("cargo-deny", check_dependencies);
     // The lab's tests drive what users run: the release binaries.
     steps.step("release binaries", build_binaries);
-    steps.step("tests", || fault::forget().and_then(|()| run_tests()));
+    steps.step("tests", || fault::forget().and_then(|()| run_tests_beside_simulation()));
     faults::print()?;
     steps.finish()
 }
@@ -49,6 +52,36 @@ fn check_dependencies() -> Result<()> {
         cargo(&words).context("install cargo-deny")?;
     }
     cargo(&["deny", "--locked", "check", "licenses", "bans", "sources"])
+}
+
+/// Builds 200 daemons in memory for each of 200 seeds: `tests/simulation`. In a plain debug build a seed would take twelve seconds.
+pub(super) fn build_simulation() -> Result<Command> {
+    let optimised =
+        ["opt-level=2", "debug-assertions=false"].map(|how| format!("profile.dev.package.flanneld.{how}"));
+    let mut build = cargo_command();
+    build.args(["build", "--locked"]).args(optimised.iter().flat_map(|how| ["--config", how]));
+    // The whole workspace, as for the tests: its features make the same dependencies.
+    run_command(build.args(["--workspace", "--features", "flanneld/simulation", "--example", "simulation"]))?;
+    // The lab's tests mostly wait for something, the simulation for nothing. Not much behind them, though: a thread that does not
+    // run for seconds within a read-side section of RCU holds up what the kernel does for everybody (namespaces, nftables).
+    let mut simulation = Command::new("nice");
+    simulation.args(["-n", "5"]).arg(binaries::target_folder().join("debug/examples/simulation"));
+    Ok(simulation)
+}
+
+/// The simulation is built before the tests, and takes while they run what they leave of the processors.
+fn run_tests_beside_simulation() -> Result<()> {
+    let mut simulation = build_simulation()?;
+    let simulation = std::thread::spawn(move || simulation.output());
+    let tested = run_tests();
+    let ended = simulation.join().ok().context("wait for the simulation")?.context("run the simulation")?;
+    println!("{}", String::from_utf8_lossy(&ended.stdout));
+    if !ended.status.success() {
+        println!("{}", String::from_utf8_lossy(&ended.stderr));
+    }
+    tested?;
+    ensure!(ended.status.success(), "the simulation ended with {}", ended.status);
+    Ok(())
 }
 
 /// All tests: with cargo-nextest if the machine has it (a process and a time limit for each test), else with cargo test.

@@ -82,9 +82,7 @@ impl Cluster {
             folder: folder.unwrap(),
         };
         cluster.write_config();
-        for _ in 0..nodes {
-            cluster.join();
-        }
+        (0..nodes).for_each(|_| cluster.add_node());
         cluster
     }
 
@@ -127,8 +125,20 @@ impl Cluster {
         self.log.push(format!("{:>14.3} s  {}", now().as_secs_f64(), what()));
     }
 
+    /// All daemons start at once, or a few at a time, as machines do that an operator goes through.
+    async fn begin(&mut self) {
+        let in_turn = !self.random.once_in(4);
+        for number in 0..self.nodes.len() {
+            self.start(number);
+            if in_turn && self.random.once_in(10) {
+                sleep(SHORT).await;
+            }
+        }
+    }
+
     /// Runs the whole course.
     pub(super) async fn run(mut self) {
+        self.begin().await;
         let large = self.is_large();
         for _ in 0..if large { STEPS.1 } else { STEPS.0 } {
             self.fault().await;
