@@ -74,5 +74,5 @@ fn the_readme_lists_every_metric() {
 fn the_readme_has_no_gaps() {
     let readme = readme();
     assert!(!readme.contains("\n@"), "a placeholder is left");
-    assert!(readme.lines().count() < 350, "the README is too long: {} lines", readme.lines().count());
+    assert!(readme.lines().count() < 380, "the README is too long: {} lines", readme.lines().count());
 }

@@ -79,7 +79,7 @@ impl Cluster {
         ensure!(changes.is_empty(), "the kernel was changed: {changes:#?}");
         eventually(Duration::from_secs(60), "the grace period is over", || {
             let log = self.daemons[0].process().log();
-            ensure!(log.contains("no peer of the former store is kept any more"), "not told");
+            ensure!(log.contains("no peer of the former store is kept any more"), "not told:\n{log}");
             Ok(())
         })?;
         self.lab.wait_converged(&self.daemons)?;
