@@ -5,9 +5,13 @@ use crate::delegate_config::DelegateConfig;
 use crate::env::{PluginPath, Verb};
 use crate::error::code;
 use crate::log;
+use nix::errno::Errno;
+use nix::libc;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use serde_json::Value;
 use std::ffi::OsStr;
 use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::PathBuf;
 use std::process::{Child, ChildStderr, ChildStdin, Command, ExitStatus, Stdio};
 use std::thread;
@@ -150,40 +154,70 @@ fn start(command: &mut Command) -> io::Result<Child> {
     command.spawn()
 }
 
-/// Feeds stdin and drains stdout and stderr at the same time, so that no full pipe blocks.
-fn converse(mut child: Child, input: &[u8]) -> io::Result<Ended> {
-    let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
-    let (stdout, stderr) = thread::scope(|scope| -> io::Result<_> {
-        let feeder = thread::Builder::new().spawn_scoped(scope, || feed(stdin, input))?;
-        let forwarder = thread::Builder::new().spawn_scoped(scope, || forward(stderr))?;
-        let mut collected = Vec::new();
-        stdout.map_or(Ok(0), |mut stdout| stdout.read_to_end(&mut collected))?;
-        let _ = feeder.join();
-        Ok((collected, forwarder.join().unwrap_or_default()))
-    })?;
-    Ok(Ended { status: child.wait()?, stdout, stderr })
+/// Feeds stdin and drains stdout and stderr at the same time, so that no full pipe blocks. Threads would do it as well, and
+/// cost more than everything else the plugin does.
+fn converse(mut child: Child, mut input: &[u8]) -> io::Result<Ended> {
+    let (mut stdin, mut stdout, mut stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
+    let (mut collected, mut kept) = (Vec::new(), Vec::new());
+    loop {
+        // Closed, the delegate sees the end of its input.
+        stdin = stdin.filter(|_| !input.is_empty());
+        let pipes = [
+            stdin.as_ref().map(|pipe| (pipe.as_fd(), PollFlags::POLLOUT)),
+            stdout.as_ref().map(|pipe| (pipe.as_fd(), PollFlags::POLLIN)),
+            stderr.as_ref().map(|pipe| (pipe.as_fd(), PollFlags::POLLIN)),
+        ];
+        if pipes.iter().all(Option::is_none) {
+            return Ok(Ended { status: child.wait()?, stdout: collected, stderr: kept });
+        }
+        let [feed, listen, forward] = ready(pipes)?;
+        if feed {
+            input = stdin.as_mut().map_or(&[], |pipe| fed(pipe, input));
+        }
+        if listen && !stdout.as_mut().is_some_and(|pipe| read_piece(pipe, &mut collected).is_some()) {
+            stdout = None;
+        }
+        if forward && !stderr.as_mut().is_some_and(|pipe| forwarded(pipe, &mut kept)) {
+            stderr = None;
+        }
+    }
 }
 
-/// A delegate that ends without reading is no error, so a broken pipe is none.
-fn feed(stdin: Option<ChildStdin>, input: &[u8]) {
-    if let Some(mut stdin) = stdin {
-        let _ = stdin.write_all(input);
+/// Waits until some of the pipes can be used, and tells which.
+fn ready<const N: usize>(pipes: [Option<(BorrowedFd<'_>, PollFlags)>; N]) -> io::Result<[bool; N]> {
+    let mut polled: Vec<PollFd<'_>> =
+        pipes.iter().flatten().map(|(pipe, events)| PollFd::new(*pipe, *events)).collect();
+    while let Err(errno) = poll(&mut polled, PollTimeout::NONE) {
+        if errno != Errno::EINTR {
+            return Err(errno.into());
+        }
     }
+    let mut polled = polled.iter().map(|pipe| pipe.any().unwrap_or(true));
+    Ok(pipes.map(|pipe| pipe.is_some() && polled.next().unwrap_or(true)))
+}
+
+/// What is left of the input. A pipe that is ready takes this much without blocking (`pipe(7)`).
+/// A delegate that ends without reading is no error, so a broken pipe is none.
+fn fed<'a>(stdin: &mut ChildStdin, input: &'a [u8]) -> &'a [u8] {
+    let piece = input.get(..libc::PIPE_BUF).unwrap_or(input);
+    stdin.write(piece).ok().and_then(|length| input.get(length..)).unwrap_or_default()
+}
+
+/// Appends what has arrived and tells how much that was; `None` at the end.
+fn read_piece(pipe: &mut impl Read, to: &mut Vec<u8>) -> Option<usize> {
+    let mut buffer = [0; 4096];
+    let length = pipe.read(&mut buffer).ok().filter(|length| *length > 0)?;
+    to.extend_from_slice(buffer.get(..length)?);
+    Some(length)
 }
 
 /// Passes stderr on as it comes and keeps its end for the error message.
-fn forward(stderr: Option<ChildStderr>) -> Vec<u8> {
+fn forwarded(stderr: &mut ChildStderr, kept: &mut Vec<u8>) -> bool {
     const KEPT: usize = 4096;
-    let mut kept = Vec::new();
-    let mut buffer = [0; KEPT];
-    let Some(mut stderr) = stderr else { return kept };
-    while let Ok(length @ 1..) = stderr.read(&mut buffer) {
-        let piece = buffer.get(..length).unwrap_or_default();
-        let _ = io::stderr().write_all(piece);
-        kept.extend_from_slice(piece);
-        kept.drain(..kept.len().saturating_sub(KEPT));
-    }
-    kept
+    let Some(length) = read_piece(stderr, kept) else { return false };
+    let _ = io::stderr().write_all(kept.get(kept.len() - length..).unwrap_or_default());
+    kept.drain(..kept.len().saturating_sub(KEPT));
+    true
 }
 
 /// The error object on stdout, if there is one: an object with a numeric `code`.
