@@ -4,6 +4,8 @@
 //! Additions come first, from the far end to the near one (FDB, neighbour, route), so that a route never points
 //! at nothing; removals come last and in reverse.
 
+use std::collections::BTreeMap;
+
 use super::state::{Entries, Operation, PROTOCOL_BOOT, PROTOCOL_FLANNELD, Route, RouteDevice};
 
 /// What has to be done.
@@ -25,33 +27,43 @@ pub struct Plan {
 pub fn diff(desired: &Entries, observed: &Entries) -> Plan {
     let mut plan = Plan::default();
     let mut deletions = Vec::new();
-    for (mac, target) in &desired.fdb {
-        if observed.fdb.get(mac) != Some(target) {
-            plan.operations.push(Operation::PutFdb(*mac, target.dst));
-        }
-    }
-    for (ip, mac) in &desired.neighbors {
-        if observed.neighbors.get(ip) != Some(mac) {
-            plan.operations.push(Operation::PutNeighbor(*ip, *mac));
-        }
-    }
+    let fdb = lacking(&desired.fdb, &observed.fdb, PartialEq::eq);
+    plan.operations.extend(fdb.map(|(mac, target)| Operation::PutFdb(*mac, target.dst)));
+    let neighbors = lacking(&desired.neighbors, &observed.neighbors, PartialEq::eq);
+    plan.operations.extend(neighbors.map(|(ip, mac)| Operation::PutNeighbor(*ip, *mac)));
     routes(desired, observed, &mut plan, &mut deletions);
-    for (ip, mac) in &observed.neighbors {
-        if !desired.neighbors.contains_key(ip) {
-            deletions.push(Operation::DeleteNeighbor(*ip, *mac));
-        }
-    }
-    for (mac, target) in &observed.fdb {
-        if !desired.fdb.contains_key(mac) {
-            deletions.push(Operation::DeleteFdb(*mac, target.dst));
-        }
-    }
+    let neighbors = lacking(&observed.neighbors, &desired.neighbors, |_, _| true);
+    deletions.extend(neighbors.map(|(ip, mac)| Operation::DeleteNeighbor(*ip, *mac)));
+    let fdb = lacking(&observed.fdb, &desired.fdb, |_, _| true);
+    deletions.extend(fdb.map(|(mac, target)| Operation::DeleteFdb(*mac, target.dst)));
     plan.operations.append(&mut deletions);
     plan
 }
 
+/// The entries of `these` that `those` lack, or have with a value that is not the `same`. Walks both once, side by side: at a
+/// restart there are thousands, and nearly all are equal.
+fn lacking<'a, K: Ord, V>(
+    these: &'a BTreeMap<K, V>,
+    those: &'a BTreeMap<K, V>,
+    same: impl Fn(&V, &V) -> bool + 'a,
+) -> impl Iterator<Item = (&'a K, &'a V)> {
+    let mut those = those.iter().peekable();
+    these.iter().filter(move |(key, value)| {
+        while those.next_if(|(other, _)| other < key).is_some() {}
+        !those.peek().is_some_and(|(other, found)| other == key && same(value, found))
+    })
+}
+
 fn routes(desired: &Entries, observed: &Entries, plan: &mut Plan, deletions: &mut Vec<Operation>) {
+    let mut at = observed.routes.iter().peekable();
     for wanted in &desired.routes {
+        while at.next_if(|route| route.dst < wanted.dst).is_some() {}
+        // Mostly the right one stands alone, which a look at two tells.
+        let mut next = at.clone();
+        let alone = next.next() == Some(wanted) && next.peek().is_none_or(|route| route.dst != wanted.dst);
+        if alone && is_ours(wanted) {
+            continue;
+        }
         let right = observed.routes_to(wanted.dst).find(|route| route.same_way(wanted));
         let in_slot = observed.routes_to(wanted.dst).find(|route| route.same_slot(wanted));
         let kept = match (right, in_slot) {
@@ -72,8 +84,11 @@ fn routes(desired: &Entries, observed: &Entries, plan: &mut Plan, deletions: &mu
         let others = observed.routes_to(wanted.dst).filter(|route| goes(route) && *route != kept);
         deletions.extend(others.map(|route| Operation::DeleteRoute(*route)));
     }
-    let unwanted = observed.routes.iter().filter(|route| is_ours(route));
-    let unwanted = unwanted.filter(|route| desired.routes_to(route.dst).next().is_none());
+    let mut wanted = desired.routes.iter().peekable();
+    let unwanted = observed.routes.iter().filter(|route| {
+        while wanted.next_if(|other| other.dst < route.dst).is_some() {}
+        is_ours(route) && wanted.peek().is_none_or(|other| other.dst != route.dst)
+    });
     deletions.extend(unwanted.map(|route| Operation::DeleteRoute(*route)));
 }
 

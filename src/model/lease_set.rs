@@ -275,16 +275,22 @@ impl LeaseSet {
         for (subnet, peer, until) in kept {
             self.keep(subnet, peer, until);
         }
-        let subnets: Vec<Ipv4Network> = self.leases.keys().copied().collect();
-        for subnet in subnets {
-            self.judge(subnet, &mut touched);
-        }
+        self.judge_list(&mut touched);
         touched.skipped.retain(|skipped| before.skip_of(&skipped.name) != Some(skipped.skip));
-        for (subnet, peer) in before.peers() {
-            touched.subnets.insert(subnet);
-            touched.macs.insert(peer.mac);
-        }
+        touched.subnets =
+            self.leases.keys().copied().chain(before.peers().map(|(subnet, _)| subnet)).collect();
+        touched.macs = self.peers().chain(before.peers()).map(|(_, peer)| peer.mac).collect();
         touched
+    }
+
+    /// Judges all leases, of which none has a verdict yet. Most of thousands concern no other one, and are peers as they are.
+    fn judge_list(&mut self, touched: &mut Touched) {
+        let doubtful = self.doubtful();
+        for (_, known) in self.leases.iter_mut().filter(|(subnet, _)| !doubtful.contains(subnet)) {
+            known.verdict = Some(known.alone);
+            self.usable += 1;
+        }
+        self.judge_all(&doubtful, touched);
     }
 
     /// Takes over one key that was created or written.

@@ -23,12 +23,13 @@ impl Overlay<'_> {
     /// All desired entries.
     #[must_use]
     pub fn entries(&self) -> Entries {
-        let mut entries = Entries::default();
-        for (subnet, peer) in self.leases.peers() {
-            self.add_peer(&mut entries, subnet, peer);
+        let tunnelled = || self.leases.peers().filter(|(_, peer)| self.tunnelled(*peer));
+        let routes = self.leases.peers().map(|(subnet, peer)| self.route(subnet, peer));
+        Entries {
+            neighbors: tunnelled().map(|(subnet, peer)| (subnet.network(), peer.mac)).collect(),
+            fdb: tunnelled().map(|(_, peer)| (peer.mac, target(peer))).collect(),
+            routes: routes.chain(self.blackhole()).collect(),
         }
-        entries.routes.extend(self.blackhole());
-        entries
     }
 
     /// The desired entries among `keys`.
@@ -64,14 +65,6 @@ impl Overlay<'_> {
 
     fn blackhole(&self) -> Option<Route> {
         self.blackhole.then(|| Route::blackhole(self.leases.own().subnet))
-    }
-
-    fn add_peer(&self, entries: &mut Entries, subnet: Ipv4Network, peer: Peer) {
-        if self.tunnelled(peer) {
-            entries.neighbors.insert(subnet.network(), peer.mac);
-            entries.fdb.insert(peer.mac, target(peer));
-        }
-        entries.routes.insert(self.route(subnet, peer));
     }
 }
 

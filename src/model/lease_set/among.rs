@@ -75,6 +75,26 @@ impl LeaseSet {
         above.filter(|above| self.leases.contains_key(above)).chain(within)
     }
 
+    /// Leases that are no peers by themselves, overlap another one or share its MAC: all others can be judged alone.
+    pub(super) fn doubtful(&self) -> BTreeSet<Ipv4Network> {
+        let bad = self.leases.iter().filter(|(_, known)| known.alone.is_err());
+        let mut doubtful: BTreeSet<Ipv4Network> = bad.map(|(subnet, _)| *subnet).collect();
+        let mut outer: Option<Ipv4Network> = None;
+        for subnet in self.leases.keys() {
+            // In order of address a subnet comes right before those that lie in it.
+            match outer.filter(|outer| outer.contains(subnet.ip())) {
+                Some(outer) => doubtful.extend([outer, *subnet]),
+                None => outer = Some(*subnet),
+            }
+        }
+        for ((mac, subnet), (next, other)) in self.by_mac.iter().zip(self.by_mac.iter().skip(1)) {
+            if mac == next {
+                doubtful.extend([*subnet, *other]);
+            }
+        }
+        doubtful
+    }
+
     /// Leases whose verdict can depend on `subnet`'s, with itself.
     pub(super) fn concerned(&self, subnet: Ipv4Network) -> BTreeSet<Ipv4Network> {
         let mut concerned: BTreeSet<Ipv4Network> = self.overlapping(subnet).collect();
