@@ -28,6 +28,8 @@ const PING: Duration = Duration::from_secs(30);
 const PING_ANSWER: Duration = Duration::from_secs(10);
 /// Largest answer taken: 60 000 leases are about 15 MB. A larger list is read in pages.
 const LARGEST: usize = 64 << 20;
+/// What etcd may send before we have read it (HTTP/2's flow control): the list of 30 000 nodes without asking for more in between.
+const WINDOW: u32 = 8 << 20;
 /// Keys in the first page, if a list has to be paged; halved until the answers fit.
 const PAGE: i64 = 4096;
 
@@ -123,7 +125,9 @@ impl Connect for Dial {
         let endpoint = Endpoint::from(url.clone())
             .http2_keep_alive_interval(PING)
             .keep_alive_timeout(PING_ANSWER)
-            .keep_alive_while_idle(false);
+            .keep_alive_while_idle(false)
+            .initial_stream_window_size(WINDOW)
+            .initial_connection_window_size(WINDOW);
         let connector = self.connector.clone();
         let channel = endpoint.connect_with_connector_lazy(tower::service_fn(move |url: Uri| {
             let connecting = connector.clone().connect(url);
