@@ -151,7 +151,7 @@ fn clean_kernel(previous: &Previous, outcome: &mut Outcome) -> Result<(), Kernel
             continue;
         }
         let scope = everything(&link.name);
-        let Some(found) = kernel.observe(&scope)?.vtep else { continue };
+        let Some(found) = kernel.device(&scope)? else { continue };
         match plan::why_foreign(&link.name, &found, previous.network) {
             None => {
                 kernel.step(&scope, &DeviceStep::Delete)?;

@@ -69,5 +69,5 @@ fn node_id() -> Option<NodeId> {
 fn device_mac(kernel: &mut LinuxKernel, config: &NetworkConfig) -> Option<MacAddr> {
     let name = IfName::of_vtep(config.vxlan.vni);
     let scope = Scope { vtep: name.clone(), parent: name, network: config.network };
-    kernel.observe(&scope).ok()?.vtep.map(|device| device.mac)
+    kernel.device(&scope).ok()?.map(|device| device.mac)
 }

@@ -73,7 +73,7 @@ fn device_differences(answer: &Answer) -> Option<Vec<String>> {
     let mut kernel = LinuxKernel::open(ReceiveBuffers::default()).ok()?;
     let (vtep, network) = (&wanted.vtep, wanted.network);
     let scope = Scope { vtep: vtep.name.clone(), parent: vtep.parent.clone(), network };
-    let observed = kernel.observe(&scope).ok()?;
-    let steps = device::steps(vtep, wanted.address, network, observed.vtep.as_ref());
+    let found = kernel.device(&scope).ok()?;
+    let steps = device::steps(vtep, wanted.address, network, found.as_ref());
     Some(steps.iter().map(|step| command_of_step(&scope, step)).collect())
 }

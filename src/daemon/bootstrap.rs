@@ -2,6 +2,7 @@
 //!
 //! Every wait here ends by itself or repeats with a message; what only the operator can cure ends the start.
 
+use tokio::task::JoinSet;
 use tracing::info;
 
 use super::acquire::{AcquireError, Acquired, Claim, acquire, random_bytes};
@@ -13,7 +14,7 @@ use crate::kernel::{Kernel, Scope};
 use crate::model::device;
 use crate::model::ext_iface::candidates;
 use crate::model::host::Host;
-use crate::model::state::{Observed, Vtep};
+use crate::model::state::{Observed, ObservedVtep, Vtep};
 use crate::model::underlay::{Choice, Underlay};
 use crate::model::{MacAddr, NetworkConfig};
 use crate::status::Phase;
@@ -28,6 +29,8 @@ pub(super) struct Started {
     pub(super) underlay: Underlay,
     /// The device to make.
     pub(super) vtep: Vtep,
+    /// What the kernel held while its changes were watched already.
+    pub(super) observed: Observed,
     /// What the claim was made from; a later claim starts from it.
     pub(super) claim: Claim,
     /// The lease and the listing it was decided on.
@@ -45,7 +48,7 @@ pub(super) async fn start<S: LeaseStore, K: Kernel>(
     reporter: &mut Reporter,
     now: Now,
 ) -> Result<Started, Fatal> {
-    let (config, snapshot) = wait_for_config(store, reporter).await?;
+    let (config, mut listing) = wait_for_config(store, reporter).await?;
     let choice = Choice::new(&settings.selectors, settings.public_ip, &config);
     let (underlay, host) = choose_underlay(&choice, kernel)?;
     let public_ip = underlay.public_ip;
@@ -61,38 +64,44 @@ pub(super) async fn start<S: LeaseStore, K: Kernel>(
         node_id: settings.node_id,
         boot_id: settings.boot_id,
         previous: settings.previous_subnet,
-        device_mac: kept_mac(&vtep, &observed),
+        device_mac: kept_mac(&vtep, observed.vtep.as_ref()),
         fresh_mac: vtep.mac,
         ttl: settings.lease_ttl,
         config,
     };
+    let snapshot = listing.join_next().await.and_then(Result::ok).and_then(Result::ok);
     let acquired = wait_for_lease(store, &claim, reporter, now, snapshot).await?;
     let lease = &acquired.lease.held;
     vtep.mac = acquired.lease.mac().unwrap_or(vtep.mac);
     info!(subnet = %lease.subnet, public_ip = %public_ip, mac = %vtep.mac,
         ttl_s = lease.ttl.map(|ttl| ttl.as_secs()), reservation = lease.ttl.is_none(), "subnet leased");
-    Ok(Started { choice, underlay, vtep, claim, acquired })
+    Ok(Started { choice, underlay, vtep, observed, claim, acquired })
 }
 
 /// The MAC of a device that can stay: its MAC is what the peers know.
-fn kept_mac(vtep: &Vtep, observed: &Observed) -> Option<MacAddr> {
-    let found = observed.vtep.as_ref().filter(|found| device::incompatibility(vtep, found).is_none())?;
+fn kept_mac(vtep: &Vtep, found: Option<&ObservedVtep>) -> Option<MacAddr> {
+    let found = found.filter(|found| device::incompatibility(vtep, found).is_none())?;
     found.mac.is_unicast().then_some(found.mac)
 }
 
-/// Reads the config until it is there and valid. The first listing is fetched beside it: one round trip less.
+/// The first listing, under way.
+type Listing = JoinSet<Result<Snapshot, StoreError>>;
+
+/// Reads the config until it is there and valid. The first listing is asked for beside it, and etcd gathers the leases while the
+/// kernel is read.
 async fn wait_for_config<S: LeaseStore>(
     store: &S,
     reporter: &mut Reporter,
-) -> Result<(NetworkConfig, Option<Snapshot>), Fatal> {
+) -> Result<(NetworkConfig, Listing), Fatal> {
     let mut waiting = Waiting::new("the network config");
     loop {
-        let (config, snapshot) = tokio::join!(store.network_config(), store.list());
-        let problem = match config {
+        let (mut listing, of) = (Listing::new(), store.clone());
+        listing.spawn(async move { of.list().await });
+        let problem = match store.network_config().await {
             Ok(Some(value)) => match NetworkConfig::from_json(&value) {
                 Ok(config) => {
                     info!(network = %config.network, subnet_len = config.subnet_len, vni = %config.vxlan.vni, "network config read");
-                    return Ok((config, snapshot.ok()));
+                    return Ok((config, listing));
                 }
                 Err(error) if error.is_fatal() => return Err(Fatal::Config(error.to_string())),
                 Err(error) => error.to_string(),

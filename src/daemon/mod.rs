@@ -205,7 +205,8 @@ pub async fn run<S: LeaseStore, K: Kernel>(
         blackhole: settings.blackhole,
     };
     rules::check_host(&external, &wanted.vtep.name);
-    let data_plane = DataPlane::new(kernel, LeaseSet::new(own).with_grace(settings.peer_grace), wanted);
+    let leases = LeaseSet::new(own).with_grace(settings.peer_grace);
+    let data_plane = DataPlane::new(kernel, leases, wanted).having_seen(started.observed);
     let lease = (started.claim, started.acquired);
     settings.adjust(&options.borrow_and_update());
     let running = Running::new((store, clock, reporter), settings, below, lease, data_plane);

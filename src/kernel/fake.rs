@@ -86,7 +86,7 @@ impl FakeKernel {
         self.queue.push(echo(operation));
     }
 
-    fn device(vtep: &Vtep) -> ObservedVtep {
+    fn made(vtep: &Vtep) -> ObservedVtep {
         ObservedVtep {
             vxlan: Some(ObservedVxlan {
                 vni: vtep.vni.get(),
@@ -108,7 +108,7 @@ impl FakeKernel {
 
     fn carry_out(&mut self, step: &DeviceStep) {
         match (step, &mut self.state.vtep) {
-            (DeviceStep::Create(vtep), _) => self.state.vtep = Some(Self::device(vtep)),
+            (DeviceStep::Create(vtep), _) => self.state.vtep = Some(Self::made(vtep)),
             (DeviceStep::Delete, _) => self.delete_device(),
             (DeviceStep::SetMac(mac), Some(device)) => device.mac = *mac,
             (DeviceStep::SetMtu(mtu), Some(device)) => device.mtu = mtu.get(),
@@ -150,6 +150,10 @@ impl Kernel for FakeKernel {
 
     fn watch(&mut self, _: &Scope) -> Result<(), KernelError> {
         Ok(())
+    }
+
+    fn device(&mut self, _: &Scope) -> Result<Option<ObservedVtep>, KernelError> {
+        Ok(self.state.vtep.clone())
     }
 
     fn observe(&mut self, _: &Scope) -> Result<Observed, KernelError> {
@@ -244,6 +248,10 @@ impl Kernel for SharedKernel {
     fn watch(&mut self, scope: &Scope) -> Result<(), KernelError> {
         self.lock().queue.clear();
         self.lock().watch(scope)
+    }
+
+    fn device(&mut self, scope: &Scope) -> Result<Option<ObservedVtep>, KernelError> {
+        self.lock().device(scope)
     }
 
     fn observe(&mut self, scope: &Scope) -> Result<Observed, KernelError> {

@@ -7,13 +7,16 @@ use std::collections::BTreeSet;
 use std::io;
 use std::net::Ipv4Addr;
 
+use nix::libc;
+
+use super::observe::Links;
 use super::refusal::Refusal;
 use super::socket::Requests;
 use super::watch::Watch;
 use super::{Change, Kernel, KernelError, Scope, apply, observe, step};
 use crate::model::device::DeviceStep;
 use crate::model::host::{Host, RouteLookup};
-use crate::model::state::{Observed, Operation};
+use crate::model::state::{Observed, ObservedVtep, Operation};
 use crate::model::{IfName, MacAddr};
 
 /// Receive buffers in bytes (the kernel doubles them); tests make them tiny to lose messages on purpose.
@@ -30,6 +33,9 @@ impl Default for ReceiveBuffers {
         Self { answers: 1 << 20, notifications: 8 << 20 }
     }
 }
+
+/// How often a device may vanish while it is being read before that is an error.
+const ATTEMPTS: usize = 3;
 
 /// The Linux kernel of the network namespace in which the sockets were opened.
 #[derive(Debug)]
@@ -69,14 +75,33 @@ impl LinuxKernel {
         self.vtep = None;
     }
 
-    /// Looks up which indexes the names in `scope` have now.
-    pub(super) fn follow(&mut self, scope: &Scope) -> Result<(), Refusal> {
+    /// Looks up which links the names in `scope` mean now, for everything that goes by index.
+    pub(super) fn follow(&mut self, scope: &Scope) -> Result<Links, KernelError> {
         self.forget_index();
-        let vtep = self.vtep_index(&scope.vtep)?;
+        let links = Links::find(&mut self.requests, scope)?;
+        let vtep = links.vtep.as_ref().map(|link| link.index);
+        self.vtep = vtep.map(|index| (scope.vtep.clone(), index));
         if let Some(watch) = &mut self.watch {
-            watch.follow(scope, vtep, observe::index_of(&mut self.requests, &scope.parent)?);
+            watch.follow(scope, vtep, links.parent);
         }
-        Ok(())
+        Ok(links)
+    }
+
+    /// Reads what goes by index; again when the device goes while it is being read, since then nothing belongs to one moment.
+    fn read<T>(
+        &mut self,
+        scope: &Scope,
+        read: impl Fn(&mut Requests, &Scope, Links) -> Result<T, KernelError>,
+    ) -> Result<T, KernelError> {
+        for _ in 1..ATTEMPTS {
+            let links = self.follow(scope)?;
+            match read(&mut self.requests, scope, links) {
+                Err(error) if error.errno == libc::ENODEV => {}
+                result => return result,
+            }
+        }
+        let links = self.follow(scope)?;
+        read(&mut self.requests, scope, links)
     }
 
     /// Learns from what was noticed before it is handed on.
@@ -114,18 +139,24 @@ impl Kernel for LinuxKernel {
             let watch = Watch::open(self.buffers.notifications, scope, self.requests.port());
             self.watch = Some(watch.map_err(socket_failed)?);
         }
-        self.follow(scope).map_err(|refusal| refusal.doing("ip link show".to_owned()))
+        self.follow(scope).map(drop)
+    }
+
+    fn device(&mut self, scope: &Scope) -> Result<Option<ObservedVtep>, KernelError> {
+        self.read(scope, observe::device)
     }
 
     fn observe(&mut self, scope: &Scope) -> Result<Observed, KernelError> {
-        self.follow(scope).map_err(|refusal| refusal.doing("ip link show".to_owned()))?;
-        let (observed, odd) = observe::observe(&mut self.requests, scope)?;
-        self.odd = odd;
+        let observed = self.read(scope, observe::observe)?;
+        let odd = observed.entries.fdb.iter().filter(|(_, target)| !target.plain);
+        self.odd = odd.map(|(mac, _)| *mac).collect();
         Ok(observed)
     }
 
     fn step(&mut self, scope: &Scope, step: &DeviceStep) -> Result<(), KernelError> {
-        self.forget_index();
+        if matches!(step, DeviceStep::Create(_) | DeviceStep::Delete) {
+            self.forget_index();
+        }
         step::carry_out(self, scope, step)
     }
 

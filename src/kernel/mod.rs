@@ -11,7 +11,7 @@ use ipnetwork::Ipv4Network;
 
 use crate::model::device::DeviceStep;
 use crate::model::host::{Host, RouteLookup};
-use crate::model::state::{EntryKey, FdbTarget, Observed, Operation, Route};
+use crate::model::state::{EntryKey, FdbTarget, Observed, ObservedVtep, Operation, Route};
 use crate::model::{IfName, MacAddr};
 
 mod apply;
@@ -129,7 +129,13 @@ pub trait Kernel {
     /// When the socket cannot be opened or subscribed.
     fn watch(&mut self, scope: &Scope) -> Result<(), KernelError>;
 
-    /// Dumps our device and entries.
+    /// Our device as it is, or that there is none (`ip -d link show`, `ip -4 addr show`, `ethtool -k`).
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    fn device(&mut self, scope: &Scope) -> Result<Option<ObservedVtep>, KernelError>;
+
+    /// Our device, and a dump of all entries.
     ///
     /// # Errors
     /// When a dump fails. Failing to read is never the same as reading nothing.

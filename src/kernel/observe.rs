@@ -2,10 +2,12 @@
 //!
 //! Only reads. Failing to read is an error, never an empty answer.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
+use std::ops::ControlFlow;
 
 use ipnetwork::Ipv4Network;
+use netlink_packet_core::{NLMSG_DONE, NLMSG_ERROR};
 use nix::libc;
 use nix::sys::utsname::uname;
 use tracing::debug;
@@ -19,9 +21,6 @@ use crate::model::state::{
     Entries, FdbTarget, Observed, ObservedVtep, PROTOCOL_FLANNELD, Route, RouteDevice,
 };
 use crate::model::{IfName, KernelVersion, MacAddr};
-
-/// How often a device may vanish while it is being read before that is an error.
-const ATTEMPTS: usize = 3;
 
 /// The index that belongs to a name now.
 pub(super) fn index_of(requests: &mut Requests, name: &IfName) -> Result<Option<u32>, Refusal> {
@@ -63,7 +62,8 @@ pub(super) fn host(requests: &mut Requests) -> Result<Host, KernelError> {
     let addresses = requests
         .dump(|out, stamp| wire::addresses(out, stamp, 0), |message| parse::address(message.payload))
         .map_err(|refusal| refusal.doing("ip -4 addr show".to_owned()))?;
-    let defaults = routes(requests, |entry| entry.route(None).dst.prefix() == 0)?;
+    let defaults =
+        default_routes().map_err(|refusal| refusal.doing("ip -4 route show default".to_owned()))?;
     let names: BTreeMap<u32, IfName> = links.iter().map(|link| (link.index, link.name.clone())).collect();
     let mut of_link: BTreeMap<u32, Vec<_>> = BTreeMap::new();
     for address in addresses {
@@ -78,6 +78,29 @@ pub(super) fn host(requests: &mut Requests) -> Result<Host, KernelError> {
         addresses: of_link.remove(&link.index).unwrap_or_default(),
     });
     Ok(Host { default_routes: default_routes.collect(), links: links.collect(), kernel: kernel_version() })
+}
+
+/// Those of the main table. The kernel dumps a table in order of destination, so that they come first: a look at the host does not
+/// go through the routes to thousands of peers.
+fn default_routes() -> Result<Vec<parse::RouteEntry>, Refusal> {
+    let (mut found, mut end) = (Vec::new(), Ok(()));
+    Requests::beginning_of_dump(wire::routes, |message| {
+        if matches!(message.kind, NLMSG_ERROR | NLMSG_DONE) {
+            end = message.outcome();
+            return ControlFlow::Break(());
+        }
+        match parse::route(message.payload).filter(|entry| entry.main_table) {
+            Some(entry) if entry.route(None).dst.prefix() == 0 => found.push(entry),
+            Some(_) => return ControlFlow::Break(()),
+            None => {}
+        }
+        ControlFlow::Continue(())
+    })?;
+    match end {
+        // The table is made with its first route.
+        Err(refusal) if refusal.errno != libc::ENOENT => Err(refusal),
+        _ => Ok(found),
+    }
 }
 
 /// `uname -r`
@@ -121,35 +144,37 @@ pub(super) fn inside(network: Ipv4Network, route: &Route) -> bool {
     blackhole || (route.dst.prefix() >= network.prefix() && network.contains(route.dst.network()))
 }
 
-/// Our device and the entries, and the MACs whose FDB entry is not plain.
-pub(super) fn observe(
-    requests: &mut Requests,
-    scope: &Scope,
-) -> Result<(Observed, BTreeSet<MacAddr>), KernelError> {
-    let mut result = once(requests, scope);
-    for _ in 1..ATTEMPTS {
-        match &result {
-            // The device went between two dumps: what was read so far belongs to no moment.
-            Err(error) if error.errno == libc::ENODEV => result = once(requests, scope),
-            _ => break,
-        }
-    }
-    let observed = result?;
-    let odd = observed.entries.fdb.iter().filter(|(_, target)| !target.plain).map(|(mac, _)| *mac).collect();
-    Ok((observed, odd))
+/// The links that everything in a scope goes by.
+pub(super) struct Links {
+    /// Our device, if it is there.
+    pub(super) vtep: Option<Link>,
+    /// The index of the external interface, if it is there.
+    pub(super) parent: Option<u32>,
 }
 
-fn once(requests: &mut Requests, scope: &Scope) -> Result<Observed, KernelError> {
-    let name = &scope.vtep;
-    let link = link(requests, name).map_err(|refusal| refusal.doing(format!("ip link show {name}")))?;
-    let index = link.as_ref().map(|link| link.index);
+impl Links {
+    /// What the names mean now.
+    pub(super) fn find(requests: &mut Requests, scope: &Scope) -> Result<Self, KernelError> {
+        let Scope { vtep, parent, .. } = scope;
+        let doing = |name: &IfName| format!("ip link show {name}");
+        Ok(Self {
+            vtep: link(requests, vtep).map_err(|refusal| refusal.doing(doing(vtep)))?,
+            parent: index_of(requests, parent).map_err(|refusal| refusal.doing(doing(parent)))?,
+        })
+    }
+}
+
+/// Our device and the entries.
+pub(super) fn observe(requests: &mut Requests, scope: &Scope, links: Links) -> Result<Observed, KernelError> {
+    let index = links.vtep.as_ref().map(|link| link.index);
     let mut entries = Entries::default();
     let found = routes(requests, |entry| inside(scope.network, &entry.route(index)))?;
     entries.routes = found.iter().map(|entry| entry.route(index)).collect();
-    let Some(link) = link else { return Ok(Observed { vtep: None, entries }) };
-    entries.neighbors = neighbors(requests, scope, link.index)?;
-    entries.fdb = fdb(requests, scope, link.index)?;
-    Ok(Observed { vtep: Some(device(requests, scope, link)?), entries })
+    if let Some(index) = index {
+        entries.neighbors = neighbors(requests, scope, index)?;
+        entries.fdb = fdb(requests, scope, index)?;
+    }
+    Ok(Observed { vtep: device(requests, scope, links)?, entries })
 }
 
 fn neighbors(
@@ -188,12 +213,20 @@ fn fdb(
     Ok(found.into_iter().collect())
 }
 
-/// Completes a link with its addresses, its offload and the name of the device below.
-fn device(requests: &mut Requests, scope: &Scope, link: Link) -> Result<ObservedVtep, KernelError> {
+/// Our device, completed with its addresses, its offload and the name of the device below.
+pub(super) fn device(
+    requests: &mut Requests,
+    scope: &Scope,
+    links: Links,
+) -> Result<Option<ObservedVtep>, KernelError> {
+    let Some(link) = links.vtep else { return Ok(None) };
     let mut device = link.device;
-    if let (Some(vxlan), Some(parent)) = (&mut device.vxlan, link.parent) {
-        vxlan.parent =
-            name_of(requests, parent).map_err(|refusal| refusal.doing("ip link show".to_owned()))?;
+    if let (Some(vxlan), Some(below)) = (&mut device.vxlan, link.parent) {
+        vxlan.parent = if links.parent == Some(below) {
+            Some(scope.parent.clone())
+        } else {
+            name_of(requests, below).map_err(|refusal| refusal.doing("ip link show".to_owned()))?
+        };
     }
     let addresses = requests.dump(
         |out, stamp| wire::addresses(out, stamp, link.index),
@@ -209,5 +242,5 @@ fn device(requests: &mut Requests, scope: &Scope, link: Link) -> Result<Observed
             None
         }
     };
-    Ok(device)
+    Ok(Some(device))
 }

@@ -6,8 +6,9 @@
 //! is read: nothing here waits, and an answer that is missing is lost.
 
 use std::io;
+use std::ops::ControlFlow;
 
-use netlink_packet_core::{NLM_F_DUMP_INTR, NLMSG_DONE, NLMSG_ERROR};
+use netlink_packet_core::{NLM_F_DUMP_INTR, NLM_F_MULTIPART, NLMSG_DONE, NLMSG_ERROR};
 use nix::libc;
 use nix::sys::socket::{setsockopt, sockopt};
 use rtnetlink::sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
@@ -172,6 +173,23 @@ impl Requests {
         Err(Refusal::without_answer("the table keeps changing while it is read"))
     }
 
+    /// A dump up to the message with which `each` has enough. It has a socket of its own, since closing that is the only way to end
+    /// a dump: the kernel does not go through the rest of the table.
+    pub(super) fn beginning_of_dump(
+        encode: impl FnOnce(&mut Vec<u8>, Stamp),
+        mut each: impl FnMut(&Message<'_>) -> ControlFlow<()>,
+    ) -> Result<(), Refusal> {
+        let mut own = Self::open(INBOX)?;
+        encode(&mut own.outbox, Stamp { sequence: own.sequence, acknowledge: false });
+        own.socket.send_to(&own.outbox, &SocketAddr::new(0, 0), 0)?;
+        while let Read::Datagram = read(&own.socket, &mut own.inbox)? {
+            if messages(&own.inbox).flatten().any(|message| each(&message).is_break()) {
+                return Ok(());
+            }
+        }
+        Err(Refusal::without_answer("the kernel's answer was lost"))
+    }
+
     /// Many requests in one send. `failed` gets the position and reason of each that was refused; only the last one is
     /// acknowledged, so silence about the others is success.
     pub(super) fn batch<T>(
@@ -230,8 +248,8 @@ impl Requests {
                     for message in answers.filter(|message| message.sequence.wrapping_sub(first) <= expected)
                     {
                         each(&message);
-                        complete |= message.sequence == self.sequence
-                            && matches!(message.kind, NLMSG_ERROR | NLMSG_DONE);
+                        let last = message.kind == NLMSG_DONE || message.flags & NLM_F_MULTIPART == 0;
+                        complete |= message.sequence == self.sequence && last;
                     }
                 }
             }
