@@ -155,6 +155,11 @@ impl Client {
 
     /// A watch of its own: when each event arrives here is the floor of whoever follows the leases.
     pub(super) fn watch(&self) -> Result<WatchFloor> {
+        self.watch_and(|_| ())
+    }
+
+    /// The same, doing something with each event; its position is given.
+    pub(super) fn watch_and(&self, mut each: impl FnMut(usize) + Send + 'static) -> Result<WatchFloor> {
         let (from, to) = (format!("{PREFIX}/subnets/"), format!("{PREFIX}/subnets0"));
         let create = Message::default().bytes(1, from.as_bytes()).bytes(2, to.as_bytes());
         let request = Message::default().bytes(1, &create.0);
@@ -166,7 +171,10 @@ impl Client {
             while let Ok(Some(response)) = stream.next(Duration::from_secs(2)) {
                 let at = Instant::now();
                 let events = fields(&response).iter().filter(|(field, _)| *field == 11).count();
-                arrivals.extend(std::iter::repeat_n(at, events));
+                for _ in 0..events {
+                    each(arrivals.len());
+                    arrivals.push(at);
+                }
             }
             Watched { arrivals, cpu: own_cpu() }
         });
@@ -179,7 +187,7 @@ impl Client {
     }
 }
 
-/// A thread that follows the leases and does nothing with them. Ends by itself when nothing has come for two seconds.
+/// A thread that follows the leases and does next to nothing with them. Ends by itself when nothing has come for two seconds.
 pub(super) struct WatchFloor(JoinHandle<Watched>);
 
 /// What such a thread saw.

@@ -273,6 +273,36 @@ pub(super) fn floor(node: &Node, peers: &[Peer], metrics: Metrics) -> Result<Dur
     took
 }
 
+/// What a change of each peer means for a node's kernel, prepared beforehand.
+pub(super) struct Prepared {
+    fd: OwnedFd,
+    batches: Vec<Vec<u8>>,
+}
+
+impl Prepared {
+    /// Each peer is added, gets another MAC, and goes. The device is there.
+    pub(super) fn new(node: &Node, peers: &[Peer]) -> Result<Self> {
+        node.in_network(|| {
+            let index = if_nametoindex(DEVICE).context("index of the device")?;
+            let mut batches = Vec::new();
+            for peer in peers {
+                let changed = Peer { generation: 1, ..*peer };
+                batches.push(batch(std::slice::from_ref(peer), index, Metrics::Same)?);
+                batches.push(replacement(*peer, changed, index)?);
+                batches.push(removal(changed, index)?);
+            }
+            Ok(Self { fd: open(0)?, batches })
+        })
+    }
+
+    /// Carries out the change at this position. What fails shows in the kernel's entries, which are waited for.
+    pub(super) fn carry_out(&self, position: usize) {
+        if let Some(batch) = self.batches.get(position) {
+            let _ = push(&self.fd, batch);
+        }
+    }
+}
+
 /// How long it takes to read a node's routes, neighbours and FDB entries once each: the floor of whoever wants to know them.
 pub(super) fn time_dump(node: &Node) -> Result<Duration> {
     node.in_network(|| {
@@ -310,31 +340,61 @@ fn push(fd: &OwnedFd, batch: &[u8]) -> Result<()> {
     Ok(())
 }
 
+/// The `ndmsg` of a permanent entry.
+fn neighbor(index: u32, family: u8, flags: u8, kind: u8) -> Vec<u8> {
+    let mut body = vec![family, 0, 0, 0];
+    body.extend_from_slice(&index.to_ne_bytes());
+    body.extend_from_slice(&NUD_PERMANENT.to_ne_bytes());
+    body.extend_from_slice(&[flags, kind]);
+    body
+}
+
+/// The `rtmsg` of a peer's route: AF_INET, /24, table main, protocol boot, scope universe, unicast.
+fn route() -> Vec<u8> {
+    [2, 24, 0, 0, 254, 3, 0, 1].into_iter().chain(RTNH_F_ONLINK.to_ne_bytes()).collect()
+}
+
+fn removal(peer: Peer, index: u32) -> Result<Vec<u8>> {
+    let (mut bytes, gateway) = (Vec::new(), peer.subnet().octets());
+    append(
+        &mut bytes,
+        RTM_DELROUTE,
+        0,
+        &route(),
+        &[(1, &gateway), (5, &gateway), (4, &index.to_ne_bytes())],
+    )?;
+    append(&mut bytes, RTM_DELNEIGH, 0, &neighbor(index, 2, 0, 1), &[(1, &gateway)])?;
+    append_fdb(&mut bytes, RTM_DELNEIGH, NLM_F_ACK, peer, index)?;
+    Ok(bytes)
+}
+
+fn replacement(before: Peer, after: Peer, index: u32) -> Result<Vec<u8>> {
+    let (mut bytes, gateway) = (Vec::new(), after.subnet().octets());
+    append_fdb(&mut bytes, RTM_NEWNEIGH, PUT, after, index)?;
+    append(&mut bytes, RTM_NEWNEIGH, PUT, &neighbor(index, 2, 0, 1), &[(1, &gateway), (2, &after.mac())])?;
+    append_fdb(&mut bytes, RTM_DELNEIGH, NLM_F_ACK, before, index)?;
+    Ok(bytes)
+}
+
+fn append_fdb(bytes: &mut Vec<u8>, kind: u16, flags: u16, peer: Peer, index: u32) -> Result<()> {
+    let (public_ip, mac) = (peer.public_ip().octets(), peer.mac());
+    append(bytes, kind, flags, &neighbor(index, 7, NTF_SELF, 0), &[(1, &public_ip), (2, &mac)])
+}
+
 fn batch(peers: &[Peer], index: u32, metrics: Metrics) -> Result<Vec<u8>> {
     let mut bytes = Vec::new();
     for (position, peer) in peers.iter().enumerate() {
         let last = if position + 1 == peers.len() { NLM_F_ACK } else { 0 };
         let (mac, gateway) = (peer.mac(), peer.subnet().octets());
-        let neighbor = |family: u8, flags: u8, kind: u8| {
-            let mut body = vec![family, 0, 0, 0];
-            body.extend_from_slice(&index.to_ne_bytes());
-            body.extend_from_slice(&NUD_PERMANENT.to_ne_bytes());
-            body.extend_from_slice(&[flags, kind]);
-            body
-        };
         // AF_BRIDGE 7, AF_INET 2; NDA_DST 1, NDA_LLADDR 2; RTA_DST 1, RTA_OIF 4, RTA_GATEWAY 5
-        let fdb = (neighbor(7, NTF_SELF, 0), [(1, &peer.public_ip().octets()[..]), (2, &mac)]);
-        let arp = (neighbor(2, 0, 1), [(1, &gateway[..]), (2, &mac)]);
-        append(&mut bytes, RTM_NEWNEIGH, PUT, &fdb.0, &fdb.1)?;
+        let arp = (neighbor(index, 2, 0, 1), [(1, &gateway[..]), (2, &mac)]);
+        append_fdb(&mut bytes, RTM_NEWNEIGH, PUT, *peer, index)?;
         append(&mut bytes, RTM_NEWNEIGH, PUT, &arp.0, &arp.1)?;
-        // AF_INET, /24, table main, protocol boot, scope universe, unicast
-        let mut route = vec![2, 24, 0, 0, 254, 3, 0, 1];
-        route.extend_from_slice(&RTNH_F_ONLINK.to_ne_bytes());
         // RTA_DST, RTA_GATEWAY, RTA_OIF, RTA_PRIORITY
         let (index, metric) = (index.to_ne_bytes(), (peer.number + 1).to_ne_bytes());
         let attributes = [(1, &gateway[..]), (5, &gateway[..]), (4, &index[..]), (6, &metric[..])];
         let attributes = if metrics == Metrics::Own { &attributes[..] } else { &attributes[..3] };
-        append(&mut bytes, RTM_NEWROUTE, PUT | last, &route, attributes)?;
+        append(&mut bytes, RTM_NEWROUTE, PUT | last, &route(), attributes)?;
     }
     Ok(bytes)
 }

@@ -88,7 +88,7 @@ pub fn run(args: &BenchArgs) -> Result<()> {
     let mut columns: Vec<String> = subjects.iter().map(|subject| subject.name.clone()).collect();
     let others = plugins(args)?.into_iter().map(|(name, _)| name);
     columns.extend(others.filter(|name| name != OURS));
-    columns.extend([KERNEL_FLOOR, ETCD_FLOOR, plugin::STUB, traffic::UNDERLAY].map(str::to_owned));
+    columns.extend([KERNEL_FLOOR, ETCD_FLOOR, plugin::BARE, traffic::UNDERLAY].map(str::to_owned));
     columns.retain(|column| results.has(column));
     let text = format!("{}\n{}", header(args)?, results.markdown(&columns));
     println!("\n{text}");

@@ -1,4 +1,5 @@
-//! What the CNI plugin itself costs: the whole call with a delegate that answers at once, less the delegate's own call.
+//! What the CNI plugin itself costs: the whole call with a delegate that answers at once, less the delegate's own call. The floor
+//! beside it is a program that does nothing but start the delegate.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -18,14 +19,25 @@ const CALLS: usize = 100;
 
 /// Measures ADD and DEL of each plugin: name and path.
 pub(super) fn measure(plugins: &[(String, PathBuf)], results: &mut Results) -> Result<()> {
-    let folder = tempfile::tempdir().context("a folder for the plugin's state")?;
-    let stub = stub_delegate(folder.path())?;
+    // In memory, as etcd's data: how long a disk takes to confirm a state file is measured apart.
+    let folder = tempfile::tempdir_in("/dev/shm").context("a folder for the plugin's state")?;
+    let (disk, stub) = (tempfile::tempdir()?, compile(folder.path(), "stub", STUB_SOURCE)?);
+    let bare = compile(folder.path(), "bare", BARE_SOURCE)?;
+    for (name, program) in plugins {
+        results.add("CNI plugin, binary", "MB", name, super::bed::megabytes(program)?);
+    }
+    results.add("CNI plugin, binary", "MB", BARE, super::bed::megabytes(&bare)?);
     std::fs::write(folder.path().join("subnet.env"), SUBNET_ENV)?;
     let shown = folder.path().display();
-    let config = format!(
-        r#"{{"cniVersion":"0.3.1","name":"bench","type":"flannel","subnetFile":"{shown}/subnet.env","dataDir":"{shown}/state","delegate":{{"type":"stub"}}}}"#
-    );
-    let call = |program: &Path, verb: &str| call(program, verb, folder.path(), &config);
+    let config = |data: &Path| {
+        let data = data.display();
+        format!(
+            r#"{{"cniVersion":"0.3.1","name":"bench","type":"flannel","subnetFile":"{shown}/subnet.env","dataDir":"{data}/state","delegate":{{"type":"stub"}}}}"#
+        )
+    };
+    let (in_memory, on_disk) = (config(folder.path()), config(disk.path()));
+    let call_with = |config: &str, program: &Path, verb: &str| call(program, verb, folder.path(), config);
+    let call = |program: &Path, verb: &str| call_with(&in_memory, program, verb);
     for _ in 0..CALLS {
         for verb in ["ADD", "DEL"] {
             let alone = call(&stub, verb)?;
@@ -33,8 +45,11 @@ pub(super) fn measure(plugins: &[(String, PathBuf)], results: &mut Results) -> R
                 let whole = call(program, verb)?;
                 let own = ms(whole) - ms(alone);
                 results.add(&format!("CNI {verb}, the plugin's own time"), "ms", name, own);
+                let own = ms(call_with(&on_disk, program, verb)?) - ms(alone);
+                results.add(&format!("CNI {verb}, the same with its state on a disk"), "ms", name, own);
             }
-            results.add(&format!("CNI {verb}, the plugin's own time"), "ms", STUB, ms(alone));
+            let own = ms(call(&bare, verb)?) - ms(alone);
+            results.add(&format!("CNI {verb}, the plugin's own time"), "ms", BARE, own);
         }
     }
     // From here on the delegate looks at who called it.
@@ -58,6 +73,7 @@ fn peak_kib(status: &str) -> Result<f64> {
     line.trim().trim_end_matches(" kB").parse().context("VmHWM")
 }
 
+/// A delegate that reads nothing, prints an empty result, and looks at its caller if it is told to ([`LOOK`]).
 const STUB_SOURCE: &str = r#"
 #include <fcntl.h>
 #include <stdio.h>
@@ -77,8 +93,28 @@ int main(void) {
 }
 "#;
 
-/// The column of a delegate that answers at once, called by itself.
-pub(super) const STUB: &str = "floor: a process";
+/// Starts the delegate with its own streams and environment, and waits.
+const BARE_SOURCE: &str = r#"
+#include <spawn.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+
+extern char **environ;
+
+int main(void) {
+    char path[4096] = "";
+    char *arguments[] = {path, 0};
+    pid_t child;
+    int status;
+    strncat(strncat(path, getenv("CNI_PATH"), 4000), "/stub", 6);
+    if (posix_spawn(&child, path, 0, 0, arguments, environ)) return 1;
+    return waitpid(child, &status, 0) == child && status == 0 ? 0 : 1;
+}
+"#;
+
+/// The column of a program that does nothing but start the delegate.
+pub(super) const BARE: &str = "floor: a process";
 
 fn call(program: &Path, verb: &str, folder: &Path, config: &str) -> Result<Duration> {
     let start = Instant::now();
@@ -100,15 +136,15 @@ fn call(program: &Path, verb: &str, folder: &Path, config: &str) -> Result<Durat
     Ok(took)
 }
 
-/// A delegate of a few system calls: reads nothing, prints an empty result, and looks at its caller if it is told to ([`LOOK`]).
-/// Compiled here, so that it starts as fast as a program can.
-fn stub_delegate(folder: &Path) -> Result<PathBuf> {
-    let source = folder.join("stub.c");
-    let program = folder.join("stub");
-    std::fs::write(&source, STUB_SOURCE)?;
+/// A program of a few system calls, compiled here, so that it is as small and starts as fast as one can with glibc in it.
+fn compile(folder: &Path, name: &str, text: &str) -> Result<PathBuf> {
+    let source = folder.join(name).with_extension("c");
+    let program = folder.join(name);
+    std::fs::write(&source, text)?;
     let compiler = binaries::program("cc").context("no C compiler; `cargo lab test` gets what is missing")?;
-    let status = Command::new(compiler).args(["-O2", "-static", "-o"]).arg(&program).arg(&source).status()?;
-    ensure!(status.success(), "the stub delegate does not compile");
+    let flags = ["-Os", "-static", "-s", "-o"];
+    let status = Command::new(compiler).args(flags).arg(&program).arg(&source).status()?;
+    ensure!(status.success(), "{name}.c does not compile");
     Ok(program)
 }
 
@@ -121,8 +157,8 @@ mod tests {
         let plugin = vec![("ours".to_owned(), binaries::cni_folder().unwrap().join("flannel"))];
         let mut results = Results::default();
         measure(&plugin, &mut results).unwrap();
-        let text = results.markdown(&["ours".to_owned(), STUB.to_owned()]);
-        assert_eq!(text.lines().count(), 6, "{text}");
+        let text = results.markdown(&["ours".to_owned(), BARE.to_owned()]);
+        assert_eq!(text.lines().count(), 9, "{text}");
         assert!(text.contains("| CNI ADD, largest resident memory | MiB | "), "{text}");
         assert!(text.contains("| CNI DEL, the plugin's own time | ms | "), "{text}");
     }

@@ -132,15 +132,7 @@ impl Bench<'_> {
             let daemon = bed.start()?.daemon;
             let before = super::bed::cpu(daemon.process().pid())?;
             let floor = if bed.subject.api == Api::V3 { Some(bed.client.watch()?) } else { None };
-            let mut sent = Vec::new();
-            for number in peers..peers + CHANGES {
-                for step in STEPS {
-                    let (start, seen) = one_change(&mut bed, number, step).with_context(|| {
-                        format!("{} with {peers} peers, change {number}", bed.subject.name)
-                    })?;
-                    sent.push((step, start, seen));
-                }
-            }
+            let sent = all_changes(&mut bed, peers)?;
             let watched = floor.map(super::etcd::WatchFloor::finish).transpose()?;
             let cpu = super::bed::cpu(daemon.process().pid())? - before;
             self.add(
@@ -153,16 +145,35 @@ impl Bench<'_> {
                 let cpu = ms(watched.cpu) / f64::from(CHANGES) / count(STEPS.len());
                 self.results.add(&format!("CPU a change, {peers} peers"), "ms", ETCD_FLOOR, cpu);
             }
+            daemon.stop(Signal::SIGTERM)?;
+            self.bare_changes(&mut bed, peers)?;
             for step in STEPS {
                 let name = format!("one lease {}, {peers} peers", word(step));
-                let of_step = || sent.iter().filter(move |(other, ..)| *other == step);
-                let times: Sample = of_step().map(|(_, start, seen)| ms(*seen - *start)).collect();
-                self.quantiles(&name, &bed.subject.name, &times);
+                self.quantiles(&name, &bed.subject.name, &until_seen(&sent, step));
                 let Some(watched) = &watched else { continue };
                 let starts = sent.iter().zip(&watched.arrivals).filter(|((other, ..), _)| *other == step);
                 let times: Sample = starts.map(|((_, start, _), at)| ms(*at - *start)).collect();
                 self.quantiles(&name, ETCD_FLOOR, &times);
             }
+        }
+        Ok(())
+    }
+
+    /// The same changes, followed by a thread that pushes messages prepared beforehand as soon as it hears of them: what nobody can
+    /// be quicker than.
+    fn bare_changes(&mut self, bed: &mut Bed, peers: u32) -> Result<()> {
+        if bed.subject.api != Api::V3 {
+            return Ok(());
+        }
+        let further: Vec<Peer> = (peers..peers + CHANGES).map(Peer::new).collect();
+        let prepared = kernel::Prepared::new(bed.lab.node(1)?, &further)?;
+        let follower = bed.client.watch_and(move |position| prepared.carry_out(position))?;
+        let sent = all_changes(bed, peers)?;
+        let cpu = ms(follower.finish()?.cpu) / f64::from(CHANGES) / count(STEPS.len());
+        self.results.add(&format!("CPU a change, {peers} peers"), "ms", KERNEL_FLOOR, cpu);
+        for step in STEPS {
+            let name = format!("one lease {}, {peers} peers", word(step));
+            self.quantiles(&name, KERNEL_FLOOR, &until_seen(&sent, step));
         }
         Ok(())
     }
@@ -268,6 +279,26 @@ impl Bench<'_> {
         }
         Ok(())
     }
+}
+
+/// Every change: what, when it was written, when the kernel had it.
+type Sent = Vec<(Step, Instant, Instant)>;
+
+fn all_changes(bed: &mut Bed, peers: u32) -> Result<Sent> {
+    let mut sent = Vec::new();
+    for number in peers..peers + CHANGES {
+        for step in STEPS {
+            let (start, seen) = one_change(bed, number, step)
+                .with_context(|| format!("{} with {peers} peers, change {number}", bed.subject.name))?;
+            sent.push((step, start, seen));
+        }
+    }
+    Ok(sent)
+}
+
+fn until_seen(sent: &Sent, step: Step) -> Sample {
+    let of_step = sent.iter().filter(|(other, ..)| *other == step);
+    of_step.map(|(_, start, seen)| ms(*seen - *start)).collect()
 }
 
 fn one_change(bed: &mut Bed, number: u32, step: Step) -> Result<(Instant, Instant)> {
