@@ -21,8 +21,10 @@ use self::iptables::{Ensured, Held, Iptables, Share};
 use self::nftables::{Nftables, Ruleset};
 use crate::model::masquerade::RuleSet;
 
-/// How often a host without tables of iptables-legacy is asked whether it got some, since nobody tells. Starts no program.
+/// How often a host without tables of iptables-legacy is asked whether it got some, since nobody tells: one small file is read.
 const LEGACY_MAY_COME: Duration = Duration::from_secs(60);
+/// How often everything is compared although nothing was notified, should a notification ever be missing.
+const RESYNC: Duration = Duration::from_secs(300);
 
 /// What the operator and the network config say about the firewall itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -120,18 +122,34 @@ impl Firewall {
     }
 
     /// Waits until somebody else has changed something that matters, so that [`Firewall::ensure`] has to look. Cancel-safe.
-    /// Of changes in iptables-legacy nobody is told: see [`Firewall::resync_every`].
+    /// Of changes in tables of iptables-legacy nobody is told: see [`Firewall::resync_every`].
     pub async fn changed(&self) {
-        match &self.nftables {
-            Some(nftables) => nftables.changed().await,
-            None => std::future::pending().await,
+        let nftables = async {
+            match &self.nftables {
+                Some(nftables) => nftables.changed().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = nftables => {}
+            () = self.legacy_came() => {}
+        }
+    }
+
+    /// Waits until there are tables of iptables-legacy where there were none.
+    async fn legacy_came(&self) {
+        loop {
+            tokio::time::sleep(LEGACY_MAY_COME).await;
+            if !self.legacy && iptables::legacy_present().unwrap_or(true) {
+                return;
+            }
         }
     }
 
     /// How often [`Firewall::ensure`] has to be called although nothing was notified.
     #[must_use]
     pub fn resync_every(&self) -> Duration {
-        if self.legacy { self.options.resync } else { self.options.resync.max(LEGACY_MAY_COME) }
+        if self.legacy { self.options.resync } else { self.options.resync.max(RESYNC) }
     }
 
     /// Changes how often that is.

@@ -46,12 +46,13 @@ pub(super) struct Requests {
     /// Notifications of what we do carry it.
     pub(super) port: u32,
     sequence: u32,
+    inbox: Vec<u8>,
 }
 
 impl Requests {
     pub(super) fn open() -> Result<Self, Errno> {
         let (socket, port) = open(0)?;
-        Ok(Self { socket, port, sequence: 0 })
+        Ok(Self { socket, port, sequence: 0, inbox: vec![0; PIECE] })
     }
 
     /// Sends a dump request, made for the sequence number it is given, and collects what comes back.
@@ -67,13 +68,12 @@ impl Requests {
     }
 
     /// `None`: the rules changed in between (`NLM_F_DUMP_INTR`).
-    fn collect(&self, sequence: u32) -> Result<Option<Vec<Dumped>>, Refusal> {
+    fn collect(&mut self, sequence: u32) -> Result<Option<Vec<Dumped>>, Refusal> {
         let mut found = Vec::new();
         let mut consistent = true;
-        let mut buffer = vec![0; PIECE];
         loop {
-            let length = recv(self.socket.as_raw_fd(), &mut buffer, MsgFlags::MSG_DONTWAIT)?;
-            for bytes in messages(buffer.get(..length).unwrap_or_default()) {
+            let length = recv(self.socket.as_raw_fd(), &mut self.inbox, MsgFlags::MSG_DONTWAIT)?;
+            for bytes in messages(self.inbox.get(..length).unwrap_or_default()) {
                 let header = NetlinkBuffer::new_checked(bytes).map_err(|_| Refusal::Garbled)?;
                 if header.sequence_number() != sequence {
                     continue;
@@ -98,14 +98,13 @@ impl Requests {
         let sequence = self.next(count + 2);
         send(self.socket.as_raw_fd(), &batch(sequence), MsgFlags::empty())?;
         let mut confirmed = false;
-        let mut buffer = vec![0; PIECE];
         loop {
-            let length = match recv(self.socket.as_raw_fd(), &mut buffer, MsgFlags::MSG_DONTWAIT) {
+            let length = match recv(self.socket.as_raw_fd(), &mut self.inbox, MsgFlags::MSG_DONTWAIT) {
                 Err(Errno::EAGAIN) if confirmed => return Ok(()),
                 Err(Errno::EAGAIN) => return Err(Refusal::Garbled),
                 other => other?,
             };
-            for bytes in messages(buffer.get(..length).unwrap_or_default()) {
+            for bytes in messages(self.inbox.get(..length).unwrap_or_default()) {
                 let header = NetlinkBuffer::new_checked(bytes).map_err(|_| Refusal::Garbled)?;
                 if header.message_type() != NLMSG_ERROR {
                     continue;
