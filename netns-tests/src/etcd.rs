@@ -90,6 +90,14 @@ impl Etcd {
         format!("{}://{}:2379", if self.tls { "https" } else { "http" }, member.address)
     }
 
+    /// The address of one member.
+    ///
+    /// # Errors
+    /// When there is no such member.
+    pub fn address(&self, member: usize) -> Result<Ipv4Addr> {
+        self.members.get(member).map(|member| member.address).context("no such member")
+    }
+
     /// The v2 store, whichever holds the network.
     #[must_use]
     pub fn v2(&self) -> V2<'_> {

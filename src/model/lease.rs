@@ -294,7 +294,9 @@ mod tests {
         for (position, _) in ours.char_indices() {
             for other in ["", "0", "9", "-", "\"", "\\", " ", ",", "}", "\u{0}", "ü"] {
                 let (before, after) = ours.split_at(position);
-                for text in [format!("{before}{other}{after}"), format!("{before}{other}{}", &after[1..])] {
+                for text in
+                    [format!("{before}{other}{after}"), format!("{before}{other}{}", after.get(1..).unwrap())]
+                {
                     let quick = LeaseAttrs::as_written(text.as_bytes()).map(Ok);
                     assert!(
                         quick.is_none() || quick == Some(LeaseAttrs::as_any_json(text.as_bytes())),

@@ -15,6 +15,7 @@ mod plugin;
 mod report;
 mod sample;
 mod scenarios;
+mod tls;
 mod traffic;
 
 use std::fs;

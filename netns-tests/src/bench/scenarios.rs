@@ -100,6 +100,8 @@ impl Bench<'_> {
                 self.add("exec → READY, 1 leases, TLS", "ms", bed, ms(started.ready));
                 self.add("CPU of the start, 1 leases, TLS", "ms", bed, started.cpu);
                 bed.forget(started.daemon)?;
+                let answer = super::tls::time_first_answer(bed.lab.node(1)?, bed.lab.etcd().address(0)?)?;
+                self.results.add("exec → READY, 1 leases, TLS", "ms", ETCD_FLOOR, ms(answer));
             }
         }
         Ok(())
