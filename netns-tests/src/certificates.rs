@@ -1,10 +1,12 @@
 //! The certificates of a lab whose etcd wants TLS: an authority of its own, and what it signs for etcd and for the daemons.
 
 use std::net::Ipv4Addr;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair,
+    date_time_ymd,
 };
 
 use crate::node::Node;
@@ -48,8 +50,17 @@ impl Authority {
     /// # Errors
     /// When a file cannot be written.
     pub fn equip_client(&self, node: &Node) -> Result<()> {
-        let mut params = named("k8s-etcd", &[])?;
-        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+        self.sign(node, CLIENT_FILES, &client()?)
+    }
+
+    /// The same with a certificate that expires at `end`, to the second.
+    ///
+    /// # Errors
+    /// When a file cannot be written.
+    pub fn equip_client_until(&self, node: &Node, end: SystemTime) -> Result<()> {
+        let seconds = end.duration_since(UNIX_EPOCH).context("a time before 1970")?.as_secs();
+        let mut params = client()?;
+        params.not_after = date_time_ymd(1970, 1, 1) + Duration::from_secs(seconds);
         self.sign(node, CLIENT_FILES, &params)
     }
 
@@ -61,6 +72,12 @@ impl Authority {
         node.write(certificate_file, &certificate.pem())?;
         node.write(key_file, &key.serialize_pem())
     }
+}
+
+fn client() -> Result<CertificateParams> {
+    let mut params = named("k8s-etcd", &[])?;
+    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+    Ok(params)
 }
 
 fn named(name: &str, addresses: &[Ipv4Addr]) -> Result<CertificateParams> {

@@ -21,6 +21,8 @@ use crate::process::Process;
 const START: Duration = Duration::from_secs(20);
 /// In the node's `/run`, a tmpfs: Debian's etcd 3.4 cannot be told not to fsync.
 const DATA: &str = "/run/etcd";
+/// Where every member listens for its own node, without TLS.
+const LOOPBACK: &str = "http://127.0.0.1:2379";
 /// Where a backup is kept, in the first member's node.
 const BACKUP: &str = "/run/etcd.backup";
 
@@ -63,6 +65,8 @@ pub struct Etcd {
     members: Vec<Member>,
     api: Api,
     tls: bool,
+    /// `USER:PASSWORD`, once the cluster asks for it
+    login: Option<String>,
     arguments: Vec<String>,
 }
 
@@ -83,7 +87,7 @@ impl Etcd {
             arguments.push("--client-cert-auth".to_owned());
         }
         let members = nodes.into_iter().map(member).collect();
-        Self { members, api: spec.etcd_api, tls: spec.etcd_tls, arguments }
+        Self { members, api: spec.etcd_api, tls: spec.etcd_tls, login: None, arguments }
     }
 
     fn url(&self, member: &Member) -> String {
@@ -130,7 +134,7 @@ impl Etcd {
         let mut command = Command::new(program);
         command
             .args(["--name", member.node.name(), "--data-dir", DATA])
-            .arg(format!("--listen-client-urls={url},http://127.0.0.1:2379"))
+            .arg(format!("--listen-client-urls={url},{LOOPBACK}"))
             .arg(format!("--advertise-client-urls={url}"))
             .arg(format!("--listen-peer-urls=http://{address}:2380"))
             .arg(format!("--initial-advertise-peer-urls=http://{address}:2380"))
@@ -143,6 +147,19 @@ impl Etcd {
             ])
             .args(&self.arguments);
         member.process = Some(Process::start(&member.node, "etcd", &mut command)?);
+        Ok(())
+    }
+
+    /// Asks for a user name and a password from now on (`etcdctl auth enable`).
+    ///
+    /// # Errors
+    /// When etcd refuses.
+    pub fn enable_login(&mut self, user: &str, password: &str) -> Result<()> {
+        let login = format!("{user}:{password}");
+        self.ctl(&["user", "add", &login])?;
+        self.ctl(&["user", "grant-role", user, "root"])?;
+        self.ctl(&["auth", "enable"])?;
+        self.login = Some(login);
         Ok(())
     }
 
@@ -246,15 +263,23 @@ impl Etcd {
         urls.join(",")
     }
 
-    /// Runs `etcdctl` (API 3) in the first member's node against all members (with TLS: that one) and returns its output.
+    /// The members that run. `etcdctl` takes five seconds to find out that a member is dead.
+    fn running(&self) -> impl Iterator<Item = &Member> {
+        self.members.iter().filter(|member| member.process.is_some())
+    }
+
+    /// Runs `etcdctl` (API 3) in the first member's node against all members that run (with TLS: that one) and returns its
+    /// output.
     ///
     /// # Errors
     /// When it fails.
     pub fn ctl(&self, arguments: &[&str]) -> Result<String> {
         let node = self.node(0)?;
         let mut command = Command::new("etcdctl");
-        let endpoints = if self.tls { "http://127.0.0.1:2379".to_owned() } else { self.endpoints() };
+        let urls: Vec<String> = self.running().map(|member| self.url(member)).collect();
+        let endpoints = if self.tls { LOOPBACK.to_owned() } else { urls.join(",") };
         command.env("ETCDCTL_API", "3").arg(format!("--endpoints={endpoints}"));
+        command.args(self.login.iter().map(|login| format!("--user={login}")));
         command.args(["--dial-timeout=1s", "--command-timeout=3s"]).args(arguments).stdin(Stdio::null());
         let output = node.output(&mut command, &Entry::Node)?;
         if !output.status.success() {

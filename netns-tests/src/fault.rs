@@ -177,7 +177,7 @@ pub const SUMMARY_HEADINGS: [&str; 4] = [
 ];
 
 /// What is broken, and how the faults that break it begin. The first that fits counts.
-const KINDS: [(&str, &[&str]); 12] = [
+const KINDS: [(&str, &[&str]); 13] = [
     (
         "`flannel.1`, again and again: a pause is made, a suspect named",
         &["flannel.1: MTU changed for the eleventh"],
@@ -192,8 +192,9 @@ const KINDS: [(&str, &[&str]); 12] = [
     ("rules in iptables-nft", &["iptables-nft"]),
     ("rules in iptables-legacy, which tells nobody of changes", &["iptables-legacy"]),
     ("`subnet.env` or its directory", &["subnet.env", "directory"]),
+    ("etcd dead, cut off, slow or full, beyond the lease, login or certificate expired", &["etcd: "]),
     ("etcd wiped, or restored from an older backup", &["etcd"]),
-    ("stopped beyond the lease, the subnet taken by another node", &["lease expired"]),
+    ("stopped beyond the lease, the subnet taken by another node or by none", &["lease expired"]),
     ("notifications lost, 4 000 peers' routes and neighbours gone", &["notifications lost"]),
     ("another device holds our VNI and port, and goes", &["a device of another name"]),
 ];

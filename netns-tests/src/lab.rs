@@ -219,6 +219,14 @@ impl Lab {
         &self.mesh
     }
 
+    /// Who signs the lab's certificates.
+    ///
+    /// # Errors
+    /// When etcd wants no TLS.
+    pub fn authority(&self) -> Result<&Authority> {
+        self.authority.as_ref().context("a lab without TLS")
+    }
+
     /// The lab's folder.
     #[must_use]
     pub fn folder(&self) -> &Arc<LabFolder> {
@@ -340,13 +348,20 @@ impl Lab {
     /// # Errors
     /// When it does not; the error shows the node and the log.
     pub fn wait_node_converged(&self, daemon: &Flanneld) -> Result<()> {
-        self.eventually(daemon, "the kernel equals the leases in etcd", || {
-            let leases = self.leases()?;
-            let node = daemon.node();
-            let own = self.nodes.iter().position(|other| other.name() == node.name());
-            let own = Self::public_ip(u8::try_from(own.context("a foreign node")? + 1)?);
-            PeerState::expected(leases.iter().filter(|lease| lease.public_ip != own)).ensure_on(node, DEVICE)
-        })
+        let what = "the kernel equals the leases in etcd";
+        self.eventually(daemon, what, || self.ensure_node_converged(daemon))
+    }
+
+    /// Fails when the node of a daemon holds something else than etcd's leases demand now.
+    ///
+    /// # Errors
+    /// When it does, or etcd does not answer.
+    pub fn ensure_node_converged(&self, daemon: &Flanneld) -> Result<()> {
+        let leases = self.leases()?;
+        let node = daemon.node();
+        let own = self.nodes.iter().position(|other| other.name() == node.name());
+        let own = Self::public_ip(u8::try_from(own.context("a foreign node")? + 1)?);
+        PeerState::expected(leases.iter().filter(|lease| lease.public_ip != own)).ensure_on(node, DEVICE)
     }
 
     /// [`eventually`] with the usual deadline; on failure the error holds what the daemon's node looks like and the end

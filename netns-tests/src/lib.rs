@@ -19,6 +19,7 @@ pub mod command;
 pub mod containerd;
 pub mod containers;
 pub mod etcd;
+pub mod etcd_faults;
 pub mod etcd_v2;
 pub mod eventually;
 pub mod fault;

@@ -15,6 +15,8 @@ use crate::node::Node;
 /// A route that is added and removed to see that the recorder listens, and that it has heard everything (TEST-NET-1,
 /// RFC 5737). One socket keeps the order of its messages.
 const MARK: &str = "192.0.2.77";
+/// How `ip monitor` shows a port of the bridge of pods that is still there.
+const PORT: &str = " master cni0 state UP";
 const DEADLINE: Duration = Duration::from_secs(10);
 
 /// A line of `ip monitor` and when it came.
@@ -53,7 +55,7 @@ impl Recorder {
     }
 
     /// Everything that changed since the last call (or the start), without the noise of neighbours on other devices than
-    /// `device`, which come and go with every packet.
+    /// `device`, which come and go with every packet, and of the bridge of pods, whose ports speak when its timers run out.
     ///
     /// # Errors
     /// When `ip monitor` has ended.
@@ -70,6 +72,13 @@ impl Recorder {
         let mut lines = self.take();
         lines.retain(|(_, line)| !line.contains(MARK));
         lines.retain(|(_, line)| !line.starts_with("[NEIGH]") || line.contains(&format!(" {device} ")));
+        let mut is_of_a_port = false;
+        lines.retain(|(_, line)| {
+            // What belongs to it follows on indented lines.
+            is_of_a_port &= line.starts_with(' ');
+            is_of_a_port |= line.starts_with("[LINK]") && line.contains(PORT);
+            !is_of_a_port
+        });
         Ok(lines)
     }
 

@@ -3,10 +3,19 @@
 
 use anyhow::{Result, ensure};
 use netns_tests::fault::{Scene, Since};
-use netns_tests::{Lab, Node, Spec};
+use netns_tests::ping::Ping;
+use netns_tests::{Flanneld, Lab, Node, Pod, Spec};
 use nix::sys::signal::Signal;
 
 const SUBNET_FILE: &str = "/run/flannel/subnet.env";
+
+/// Waits until the daemon has logged some words.
+fn says(lab: &Lab, daemon: &Flanneld, words: &str) -> Result<()> {
+    lab.eventually(daemon, words, || {
+        ensure!(daemon.process().log().contains(words), "not said");
+        Ok(())
+    })
+}
 
 /// Temporary files of a write that did not end.
 fn leftovers(node: &Node) -> Result<Vec<String>> {
@@ -65,21 +74,64 @@ fn a_full_or_read_only_run_is_named_and_the_file_is_written_when_it_is_not_any_m
     node.run("mount -t tmpfs -o size=4k tmpfs /run/flannel")?;
     node.run("dd if=/dev/zero of=/run/flannel/filler bs=4096 count=1")?;
     let mut daemon = lab.launch(1)?;
-    let says = |daemon: &netns_tests::Flanneld, words: &str| {
-        lab.eventually(daemon, words, || {
-            ensure!(daemon.process().log().contains(words), "not said");
-            Ok(())
-        })
-    };
-    says(&daemon, "No space left on device (os error 28); free space there or choose another subnet-file")?;
+    says(
+        &lab,
+        &daemon,
+        "No space left on device (os error 28); free space there or choose another subnet-file",
+    )?;
     ensure!(daemon.notify().first("READY=1").is_none(), "ready without subnet.env");
     let left = leftovers(node)?;
     ensure!(left.is_empty(), "half a file is left: {left:?}");
     node.run("mount -o remount,ro /run/flannel")?;
-    says(&daemon, "make its file system writable or choose another subnet-file")?;
+    says(&lab, &daemon, "make its file system writable or choose another subnet-file")?;
     node.run("mount -o remount,rw /run/flannel")?;
     node.run("rm /run/flannel/filler")?;
     daemon.wait_ready()?;
     ensure!(node.read(SUBNET_FILE)?.ends_with("FLANNEL_IPMASQ=false\n"), "half a file");
+    Ok(())
+}
+
+#[test]
+fn a_run_that_fills_up_under_a_running_daemon_costs_no_packet_and_leaves_the_file_whole() -> Result<()> {
+    let lab = Lab::start(&Spec { nodes: 2, ..Spec::default() })?;
+    let node = lab.node(1)?;
+    node.run("mkdir -p /run/flannel")?;
+    // A page for the file, and one for another.
+    node.run("mount -t tmpfs -o size=8k tmpfs /run/flannel")?;
+    let daemons = lab.flanneld_everywhere()?;
+    let (from, to) = (Pod::attach(node, "pod")?, Pod::attach(lab.node(2)?, "pod")?);
+    let ping = Ping::start(&from, to.address(), "0.002")?;
+    let before = node.read(SUBNET_FILE)?;
+    let unharmed = || {
+        let (now, left) = (node.read(SUBNET_FILE)?, leftovers(node)?);
+        ensure!(now == before && left.is_empty(), "{now:?}, and beside it {left:?}");
+        ping.wait_answers(100)
+    };
+    node.run("dd if=/dev/zero of=/run/flannel/filler bs=4096 count=1")?;
+    // The file has to say something else from now on.
+    node.run("ip link set eth0 mtu 1400")?;
+    says(&lab, &daemons[0], "No space left on device (os error 28); free space there or choose another")?;
+    unharmed()?;
+    node.run("mount -o remount,ro /run/flannel")?;
+    says(&lab, &daemons[0], "make its file system writable or choose another subnet-file")?;
+    unharmed()?;
+    let repair = |node: &Node| {
+        node.run("mount -o remount,rw /run/flannel")?;
+        node.run("rm /run/flannel/filler").map(drop)
+    };
+    let whole = || {
+        let (now, left) = (node.read(SUBNET_FILE)?, leftovers(node)?);
+        ensure!(now == before.replace("1450", "1350") && left.is_empty(), "{now:?}, and beside it {left:?}");
+        Ok(())
+    };
+    let scene = Scene::new(&lab, &daemons[0]).with_traffic(&ping);
+    scene.fault(
+        "subnet.env outdated while /run was full, then read-only",
+        Since::CauseGone,
+        repair,
+        whole,
+    )?;
+    let report = ping.finish()?;
+    ensure!(report.lost() == 0, "{} packets were lost", report.lost());
     Ok(())
 }

@@ -63,23 +63,61 @@ fn a_reboot_finds_the_same_subnet_and_mac() -> Result<()> {
     lab.wait_converged(&daemons)
 }
 
+/// Two daemons are stopped beyond their leases at once: waiting is what takes time here. Another node takes the subnet of the
+/// first, nobody that of the second.
 #[test]
-fn stopped_beyond_its_lease_it_leaves_the_subnet_to_the_new_owner_and_names_its_pods() -> Result<()> {
-    let lab = Lab::start(&Spec { nodes: 1, ..Spec::default() })?;
-    let mut daemon = Flanneld::start(lab.node(1)?, &lab.options(1).flag("subnet-lease-ttl", "10"))?;
-    daemon.wait_ready()?;
+fn stopped_beyond_its_lease_it_leaves_the_subnet_to_a_new_owner_and_else_leases_it_again() -> Result<()> {
+    let lab = Lab::start(&Spec { nodes: 3, ..Spec::default() })?;
+    let start = |number| -> Result<Flanneld> {
+        let mut daemon =
+            Flanneld::start(lab.node(number)?, &lab.options(number).flag("subnet-lease-ttl", "10"))?;
+        daemon.wait_ready()?;
+        Ok(daemon)
+    };
+    let (usurped, left, witness) = (start(1)?, start(2)?, start(3)?);
+    for daemon in [&usurped, &left, &witness] {
+        lab.wait_node_converged(daemon)?;
+    }
     let pod = Pod::attach(lab.node(1)?, "pod")?;
-    let before = lab.lease(1)?;
-    daemon.process().signal(Signal::SIGSTOP)?;
-    eventually(Duration::from_secs(40), "the lease runs out", || {
-        ensure!(lab.leases()?.is_empty(), "still there");
+    let (from, to) = (Pod::attach(lab.node(3)?, "pod")?, Pod::attach(lab.node(2)?, "pod")?);
+    let ping = Ping::start(&from, to.address(), "0.002")?;
+    let before = [lab.lease(1)?, lab.lease(2)?];
+    let held = PeerState::observe(lab.node(2)?, DEVICE)?;
+    for daemon in [&usurped, &left] {
+        daemon.process().signal(Signal::SIGSTOP)?;
+    }
+    eventually(Duration::from_secs(40), "the leases run out", || {
+        let leases = lab.leases()?;
+        ensure!(leases.len() == 1, "still there: {leases:?}");
         Ok(())
     })?;
+    held.ensure_on(lab.node(2)?, DEVICE)?;
+    // The third node has to hear of it, or the ping would not have to be answered again.
+    lab.wait_node_converged(&witness)?;
+    leaves_the_subnet_to_the_new_owner(&lab, &usurped, &pod, &before[0])?;
+    Scene::new(&lab, &left).with_traffic(&ping).fault(
+        "lease expired during SIGSTOP and taken by nobody, SIGCONT",
+        Since::Fault,
+        |_| left.process().signal(Signal::SIGCONT),
+        || {
+            let own = lab.lease(2)?;
+            ensure!(own.subnet == before[1].subnet && own.vtep_mac == before[1].vtep_mac, "{own:?}");
+            [&left, &witness].into_iter().try_for_each(|daemon| lab.ensure_node_converged(daemon))
+        },
+    )?;
+    ping.finish().map(drop)
+}
+
+fn leaves_the_subnet_to_the_new_owner(
+    lab: &Lab,
+    daemon: &Flanneld,
+    pod: &Pod,
+    before: &lease::Lease,
+) -> Result<()> {
     let usurper = lease::value("10.8.0.150", "02:00:00:00:00:99");
     lab.etcd().put_leased(&before.stored.key, &usurper, 86_400)?;
     let usurped = lab.etcd().get(&before.stored.key)?;
-    let scene = Scene::new(&lab, &daemon);
-    scene.fault(
+    Scene::new(lab, daemon).fault(
         "lease expired during SIGSTOP and taken by another node, SIGCONT",
         Since::Fault,
         |_| daemon.process().signal(Signal::SIGCONT),
@@ -99,7 +137,7 @@ fn stopped_beyond_its_lease_it_leaves_the_subnet_to_the_new_owner_and_names_its_
     ensure!(log.contains("with public IP 10.8.0.150"), "the new owner is not named:\n{log}");
     // The bridge of the pods keeps the former subnet until somebody deletes it: the new owner is reached afterwards.
     lab.node(1)?.run("ip link del cni0")?;
-    lab.wait_node_converged(&daemon)
+    lab.wait_node_converged(daemon)
 }
 
 /// Fills the receive buffer for notifications of a stopped daemon, and takes entries away meanwhile.
