@@ -1,11 +1,16 @@
 //! Somebody fights with the daemon over its device, or fills the store with junk: it stays calm, small and correct.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
+use std::process::Command;
+use std::thread;
+use std::time::{Duration, Instant};
+
 use anyhow::{Result, ensure};
 use netns_tests::fault::{Scene, Since};
 use netns_tests::lab::{DEVICE, PREFIX};
 use netns_tests::monitor::Recorder;
 use netns_tests::observe::{self, PeerState};
+use netns_tests::process::{Process, processor_time};
 use netns_tests::{Flanneld, Lab, Spec, lease};
 
 fn ensure_mtu(lab: &Lab, mtu: u32) -> Result<()> {
@@ -132,5 +137,65 @@ fn junk_by_the_thousands_a_huge_value_and_restless_keys_cost_little_and_touch_no
     ensure!(grown < 64 << 10, "{grown} KiB more");
     let lines = daemon.process().log().lines().count();
     ensure!(lines < 200, "{lines} lines were logged");
+    ping.ensure_none_lost()
+}
+
+#[test]
+fn a_key_that_changes_a_hundred_times_a_second_costs_little_and_touches_nobody() -> Result<()> {
+    const PERIOD: Duration = Duration::from_millis(10);
+    let lab = Lab::start(&Spec { nodes: 2, ..Spec::default() })?;
+    let daemons = lab.flanneld_everywhere()?;
+    let (daemon, ping) = (&daemons[0], lab.ping(1, 2)?);
+    let time = || processor_time(daemon.process().pid());
+    let (before, memory) = (time()?, daemon.footprint()?.anonymous_kib);
+    let (begun, key) = (Instant::now(), format!("{PREFIX}/subnets/10.200.201.0-24"));
+    for number in 0..300_u16 {
+        let [high, low] = number.to_be_bytes();
+        let value = lease::value("10.8.0.201", &format!("02:00:00:00:{high:02x}:{low:02x}"));
+        lab.etcd().put_quickly(&key, &value)?;
+        // A rhythm, not a wait for something.
+        thread::sleep((begun + PERIOD * u32::from(number + 1)).saturating_duration_since(Instant::now()));
+    }
+    lab.wait_node_converged(daemon)?;
+    let (worked, took) = (time()?.saturating_sub(before), begun.elapsed());
+    println!("{worked:?} of processor time in {took:?}");
+    ensure!(worked < Duration::from_secs(1), "{worked:?} of processor time in {took:?}");
+    let grown = daemon.footprint()?.anonymous_kib.saturating_sub(memory);
+    ensure!(grown < 16 << 10, "{grown} KiB more");
+    ping.ensure_none_lost()
+}
+
+#[test]
+fn a_real_networkd_that_configures_the_device_is_corrected_and_named() -> Result<()> {
+    let lab = Lab::start(&Spec { nodes: 2, ..Spec::default() })?;
+    let daemons = lab.flanneld_everywhere()?;
+    let (daemon, node, ping) = (&daemons[0], lab.node(1)?, lab.ping(1, 2)?);
+    node.write(
+        "/etc/systemd/network/50-all.network",
+        "[Match]\nName=flannel.*\n[Link]\nMTUBytes=1300\n[Network]\nAddress=192.168.9.1/32\n",
+    )?;
+    node.run("mkdir -p /run/systemd/netif")?;
+    node.run("chown systemd-network: /run/systemd/netif")?;
+    // With a read-only /sys it does not wait for udev, which a node of the lab does not have.
+    node.run("mount -o remount,bind,ro /sys")?;
+    let corrections = || daemon.metric("flanneld_repairs_total{kind=\"device\"}");
+    let fight = || {
+        let log = daemon.process().log();
+        log.lines().find(|line| line.contains("somebody keeps changing")).map(str::to_owned)
+    };
+    // It configures a device once, when it starts: the eleventh time within seconds is a fight.
+    for round in 1..=11 {
+        let before = corrections()?;
+        let mut command = Command::new("/usr/lib/systemd/systemd-networkd");
+        let _networkd = Process::start(node, "networkd", &mut command)?;
+        lab.eventually(daemon, &format!("round {round} of networkd is put right or told"), || {
+            ensure!(corrections()? > before || fight().is_some(), "neither");
+            Ok(())
+        })?;
+    }
+    let line = fight().unwrap_or_default();
+    ensure!(line.contains("MTU") && line.contains("systemd-networkd says that flannel.1 is"), "{line}");
+    let addresses = format!("{:?}", observe::addresses(node, DEVICE)?);
+    ensure!(addresses.contains("192.168.9.1"), "it did its work, and what is not ours stays: {addresses}");
     ping.ensure_none_lost()
 }
