@@ -65,6 +65,8 @@ pub struct Etcd {
     api: Api,
     tls: bool,
     arguments: Vec<String>,
+    /// `USER:PASSWORD` for `etcdctl`.
+    login: Option<String>,
 }
 
 impl Etcd {
@@ -84,7 +86,7 @@ impl Etcd {
             arguments.push("--client-cert-auth".to_owned());
         }
         let members = nodes.into_iter().map(member).collect();
-        Self { members, api: spec.etcd_api, tls: spec.etcd_tls, arguments }
+        Self { members, api: spec.etcd_api, tls: spec.etcd_tls, arguments, login: None }
     }
 
     fn url(&self, member: &Member) -> String {
@@ -145,6 +147,20 @@ impl Etcd {
     /// When it does not within the deadline.
     pub fn wait_healthy(&self) -> Result<()> {
         eventually(START, "etcd answers", || self.ctl(&["get", "/", "--keys-only"]).map(drop))
+    }
+
+    /// Has everybody log in from now on: `root` with this password.
+    ///
+    /// # Errors
+    /// When etcd refuses.
+    pub fn enable_login(&mut self, password: &str) -> Result<()> {
+        let login = format!("root:{password}");
+        self.ctl(&["role", "add", "root"])?;
+        self.ctl(&["user", "add", &login])?;
+        self.ctl(&["user", "grant-role", "root", "root"])?;
+        self.ctl(&["auth", "enable"])?;
+        self.login = Some(login);
+        Ok(())
     }
 
     /// Ends a member with SIGTERM.
@@ -248,6 +264,7 @@ impl Etcd {
         let mut command = Command::new("etcdctl");
         let endpoints = if self.tls { "http://127.0.0.1:2379".to_owned() } else { self.endpoints() };
         command.env("ETCDCTL_API", "3").arg(format!("--endpoints={endpoints}"));
+        command.envs(self.login.iter().map(|login| ("ETCDCTL_USER", login)));
         command.args(["--dial-timeout=1s", "--command-timeout=3s"]).args(arguments).stdin(Stdio::null());
         let output = node.output(&mut command, &Entry::Node)?;
         if !output.status.success() {
