@@ -1,4 +1,5 @@
-//! Keeps the direction of the code: the model touches nothing, and the daemon knows no netlink and no etcd types.
+//! Keeps the direction of the code: the model touches nothing, the daemon knows no netlink, no etcd types and no clock that
+//! jumps, and only the firewall starts programs.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test says what is wrong by failing")]
 
 use std::fs;
@@ -81,4 +82,16 @@ fn store_and_kernel_do_not_know_each_other() {
         mentions("src/kernel", &["crate::store", "crate::firewall", "crate::daemon"]),
         Vec::<String>::new()
     );
+}
+
+#[test]
+fn the_daemon_asks_no_clock_that_jumps() {
+    assert_eq!(mentions("src/daemon", &["SystemTime"]), Vec::<String>::new());
+}
+
+#[test]
+fn programs_are_started_only_for_iptables() {
+    let mut starts = mentions("src", &["process::"]);
+    starts.retain(|line| line.contains("Command") && !line.contains("/src/firewall/iptables/"));
+    assert_eq!(starts, Vec::<String>::new());
 }

@@ -13,6 +13,7 @@ use crate::binaries;
 use crate::certificates;
 use crate::etcd_v2::V2;
 use crate::eventually::eventually;
+use crate::http;
 use crate::lab::Spec;
 use crate::namespaces::Entry;
 use crate::node::Node;
@@ -279,7 +280,7 @@ impl Etcd {
         let urls: Vec<String> = self.running().map(|member| self.url(member)).collect();
         let endpoints = if self.tls { LOOPBACK.to_owned() } else { urls.join(",") };
         command.env("ETCDCTL_API", "3").arg(format!("--endpoints={endpoints}"));
-        command.args(self.login.iter().map(|login| format!("--user={login}")));
+        command.envs(self.login.iter().map(|login| ("ETCDCTL_USER", login)));
         command.args(["--dial-timeout=1s", "--command-timeout=3s"]).args(arguments).stdin(Stdio::null());
         let output = node.output(&mut command, &Entry::Node)?;
         if !output.status.success() {
@@ -297,6 +298,19 @@ impl Etcd {
             Api::V2 => self.v2().put(key, value, None),
             Api::V3 => self.ctl(&["put", "--", key, value]).map(drop),
         }
+    }
+
+    /// The same in v3 without starting a program, so that a hundred in a second are no feat: through etcd's gateway for JSON.
+    ///
+    /// # Errors
+    /// When etcd refuses.
+    pub fn put_quickly(&self, key: &str, value: &str) -> Result<()> {
+        let address = "127.0.0.1:2379".parse().context("an address")?;
+        let body = serde_json::json!({ "key": base64(key.as_bytes()), "value": base64(value.as_bytes()) });
+        let put = || http::request(address, "POST", "/v3/kv/put", &body.to_string());
+        let (status, answer) = self.node(0)?.in_network(put)?;
+        ensure!(status == 200, "put {key}: {status} {answer}");
+        Ok(())
     }
 
     /// Puts many keys without a lease, a hundred in one request.
@@ -440,6 +454,23 @@ fn parse_fields(text: &str) -> Result<Vec<KeyValue>> {
     Ok(found)
 }
 
+/// Base64 with padding, RFC 4648 section 4.
+fn base64(bytes: &[u8]) -> String {
+    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let digit = |bits: u32| DIGITS.get((bits & 63) as usize).map_or('=', |digit| char::from(*digit));
+    let of_three = |chunk: &[u8]| {
+        let bits =
+            chunk.iter().zip([16, 8, 0]).fold(0, |bits, (byte, shift)| bits | u32::from(*byte) << shift);
+        let digits = [18, 12, 6, 0].map(|shift| digit(bits >> shift));
+        digits
+            .into_iter()
+            .take(chunk.len() + 1)
+            .chain(std::iter::repeat_n('=', 3 - chunk.len()))
+            .collect::<String>()
+    };
+    bytes.chunks(3).map(of_three).collect()
+}
+
 /// Go's quoting equals JSON's for the text the lab writes; anything else is taken as it is shown.
 fn unquote(text: &str) -> String {
     serde_json::from_str(text).unwrap_or_else(|_| text.trim_matches('"').to_owned())
@@ -448,6 +479,14 @@ fn unquote(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn base64_is_padded() {
+        let pairs = [("", ""), ("f", "Zg=="), ("fo", "Zm8="), ("foo", "Zm9v"), ("foob?~", "Zm9vYj9+")];
+        for (text, expected) in pairs {
+            assert_eq!(base64(text.as_bytes()), expected);
+        }
+    }
 
     #[test]
     fn fields_output_is_read() {

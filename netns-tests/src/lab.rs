@@ -15,6 +15,8 @@ use crate::folder::LabFolder;
 use crate::lease::Lease;
 use crate::node::Node;
 use crate::observe::PeerState;
+use crate::ping::Ping;
+use crate::pod::Pod;
 use crate::systemd;
 use crate::underlay::{Switch, Underlay};
 use crate::wireguard::Mesh;
@@ -310,6 +312,15 @@ impl Lab {
         }
         self.wait_converged(&daemons)?;
         Ok(daemons)
+    }
+
+    /// 500 pings a second from a new pod of one node to a new one of another, which end with their nodes.
+    ///
+    /// # Errors
+    /// When the pods cannot be made or do not reach each other.
+    pub fn ping(&self, from: u8, to: u8) -> Result<Ping> {
+        let (from, to) = (Pod::attach(self.node(from)?, "from")?, Pod::attach(self.node(to)?, "to")?);
+        Ping::start(&from, to.address(), "0.002")
     }
 
     /// The leases in etcd. Fails on a key that is not a vxlan lease.

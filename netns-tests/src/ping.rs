@@ -144,6 +144,17 @@ impl Ping {
         })
     }
 
+    /// Waits until the path works (20 further answers); nothing may have been lost since the start.
+    ///
+    /// # Errors
+    /// When something was, or there are no answers any more.
+    pub fn ensure_none_lost(&self) -> Result<()> {
+        self.wait_answers(20)?;
+        let report = self.report();
+        ensure!(report.lost() == 0, "{} of {} pings were lost", report.lost(), report.last);
+        Ok(())
+    }
+
     /// Waits until the path works (20 further answers), ends the ping and returns what it saw.
     ///
     /// # Errors

@@ -185,6 +185,19 @@ impl Footprint {
     }
 }
 
+/// How long all threads of a process have run on a processor (`/proc/PID/task/*/schedstat`, nanoseconds).
+///
+/// # Errors
+/// When the process is gone.
+pub fn processor_time(pid: u32) -> Result<Duration> {
+    let mut total = 0;
+    for task in fs::read_dir(format!("/proc/{pid}/task")).context("list the threads")? {
+        let text = fs::read_to_string(task?.path().join("schedstat")).context("read schedstat")?;
+        total += text.split_whitespace().next().and_then(|ns| ns.parse::<u64>().ok()).context("schedstat")?;
+    }
+    Ok(Duration::from_nanos(total))
+}
+
 /// The number behind `NAME:` at the start of a line.
 fn field(text: &str, name: &str) -> Result<u64> {
     let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));

@@ -73,10 +73,8 @@ impl Traffic {
     /// # Errors
     /// When a ping was lost or the stream broke.
     pub fn finish_without_loss(self) -> Result<StreamReport> {
-        let report = self.ping.finish()?;
-        let stream = self.stream.finish()?;
-        ensure!(report.lost() == 0, "{} of {} pings were lost", report.lost(), report.last);
-        Ok(stream)
+        self.ping.ensure_none_lost()?;
+        self.stream.finish()
     }
 }
 

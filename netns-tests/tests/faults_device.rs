@@ -6,7 +6,7 @@ use netns_tests::fault::{Scene, Since};
 use netns_tests::lab::{DEVICE, PREFIX};
 use netns_tests::ping::Ping;
 use netns_tests::recorded::DeviceState;
-use netns_tests::{Flanneld, Lab, Node, Pod, Spec, eventually, lease};
+use netns_tests::{Flanneld, Lab, Node, Spec, eventually, lease};
 
 /// Two nodes with a ping from a pod of the first to one of the second, and made-up peers up to 255.
 fn under_traffic() -> Result<(Lab, Vec<Flanneld>, Ping)> {
@@ -17,8 +17,7 @@ fn under_traffic() -> Result<(Lab, Vec<Flanneld>, Ping)> {
     });
     lab.etcd().put_many(peers)?;
     let daemons = lab.flanneld_everywhere()?;
-    let (from, to) = (Pod::attach(lab.node(1)?, "pod")?, Pod::attach(lab.node(2)?, "pod")?);
-    let ping = Ping::start(&from, to.address(), "0.002")?;
+    let ping = lab.ping(1, 2)?;
     Ok((lab, daemons, ping))
 }
 
@@ -95,6 +94,7 @@ fn the_device_and_its_entries_are_put_right_under_traffic() -> Result<()> {
 fn what_is_not_ours_on_our_device_stays() -> Result<()> {
     let lab = Lab::start(&Spec { nodes: 2, ..Spec::default() })?;
     let daemons = lab.flanneld_everywhere()?;
+    let ping = lab.ping(1, 2)?;
     let node = lab.node(1)?;
     for line in [
         "ip address add 192.168.9.1/24 dev flannel.1",
@@ -105,7 +105,8 @@ fn what_is_not_ours_on_our_device_stays() -> Result<()> {
     ] {
         node.run(line)?;
     }
-    // A repair of ours passes over them.
+    ping.ensure_none_lost()?;
+    // A repair of ours passes over them. Without our route packets are lost until it is back.
     let subnet = lab.lease(2)?.subnet;
     node.run(&format!("ip route del {subnet}"))?;
     eventually(netns_tests::lab::CONVERGENCE, "our route is back", || {
@@ -113,8 +114,11 @@ fn what_is_not_ours_on_our_device_stays() -> Result<()> {
         ensure!(!routes.is_empty(), "no route");
         Ok(())
     })?;
+    ping.wait_answers(20)?;
+    let lost = ping.report().lost();
     drop(daemons);
     let daemon = lab.flanneld(1)?;
+    assert_eq!(ping.finish()?.lost(), lost, "lost by the restart");
     let held = node.dump();
     for part in [
         "192.168.9.1/24",

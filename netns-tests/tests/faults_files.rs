@@ -25,9 +25,10 @@ fn leftovers(node: &Node) -> Result<Vec<String>> {
 
 #[test]
 fn subnet_env_is_rewritten_whatever_happens_to_it() -> Result<()> {
-    let lab = Lab::start(&Spec { nodes: 1, ..Spec::default() })?;
-    let daemon = lab.flanneld(1)?;
-    let scene = Scene::new(&lab, &daemon);
+    let lab = Lab::start(&Spec { nodes: 2, ..Spec::default() })?;
+    let daemons = lab.flanneld_everywhere()?;
+    let (daemon, ping) = (&daemons[0], lab.ping(1, 2)?);
+    let scene = Scene::new(&lab, daemon).with_traffic(&ping);
     let node = lab.node(1)?;
     let before = node.read(SUBNET_FILE)?;
     let whole = || {
@@ -63,14 +64,16 @@ fn subnet_env_is_rewritten_whatever_happens_to_it() -> Result<()> {
     )?;
     let repairs = daemon.metric("flanneld_repairs_total{kind=\"subnet_env\"}")?;
     ensure!(repairs >= 8.0, "{repairs} repairs were counted");
-    Ok(())
+    ping.ensure_none_lost()
 }
 
 #[test]
 fn a_full_or_read_only_run_is_named_and_the_file_is_written_when_it_is_not_any_more() -> Result<()> {
-    let lab = Lab::start(&Spec { nodes: 1, ..Spec::default() })?;
-    let node = lab.node(1)?;
-    node.run("mkdir -p /run/flannel")?;
+    let lab = Lab::start(&Spec { nodes: 2, ..Spec::default() })?;
+    let mut daemons = lab.flanneld_everywhere()?;
+    let (node, ping) = (lab.node(1)?, lab.ping(1, 2)?);
+    daemons.remove(0).stop(Signal::SIGKILL)?;
+    // Over the file of the first start.
     node.run("mount -t tmpfs -o size=4k tmpfs /run/flannel")?;
     node.run("dd if=/dev/zero of=/run/flannel/filler bs=4096 count=1")?;
     let mut daemon = lab.launch(1)?;
@@ -88,7 +91,7 @@ fn a_full_or_read_only_run_is_named_and_the_file_is_written_when_it_is_not_any_m
     node.run("rm /run/flannel/filler")?;
     daemon.wait_ready()?;
     ensure!(node.read(SUBNET_FILE)?.ends_with("FLANNEL_IPMASQ=false\n"), "half a file");
-    Ok(())
+    ping.ensure_none_lost()
 }
 
 #[test]

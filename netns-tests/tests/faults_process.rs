@@ -7,7 +7,6 @@ use anyhow::{Context, Result, ensure};
 use netns_tests::fault::{Scene, Since};
 use netns_tests::lab::{DEVICE, PREFIX};
 use netns_tests::observe::{self, PeerState};
-use netns_tests::ping::Ping;
 use netns_tests::random::Random;
 use netns_tests::{Flanneld, Lab, Node, Pod, Spec, eventually, lease};
 use nix::sys::signal::Signal;
@@ -24,8 +23,7 @@ fn leftovers(node: &Node) -> Result<Vec<String>> {
 fn killed_at_random_moments_it_leaves_nothing_half_done() -> Result<()> {
     let lab = Lab::start(&Spec { nodes: 2, ..Spec::default() })?;
     let mut daemons = lab.flanneld_everywhere()?;
-    let (from, to) = (Pod::attach(lab.node(1)?, "pod")?, Pod::attach(lab.node(2)?, "pod")?);
-    let ping = Ping::start(&from, to.address(), "0.002")?;
+    let ping = lab.ping(1, 2)?;
     let (node, before) = (lab.node(1)?, lab.lease(1)?);
     let file = node.read(SUBNET_FILE)?;
     daemons.remove(0).stop(Signal::SIGKILL)?;
@@ -52,14 +50,16 @@ fn killed_at_random_moments_it_leaves_nothing_half_done() -> Result<()> {
 fn a_reboot_finds_the_same_subnet_and_mac() -> Result<()> {
     let lab = Lab::start(&Spec { nodes: 2, ..Spec::default() })?;
     let mut daemons = lab.flanneld_everywhere()?;
-    let (node, before) = (lab.node(1)?, lab.lease(1)?);
+    let (node, before, ping) = (lab.node(1)?, lab.lease(1)?, lab.ping(1, 2)?);
     daemons.remove(0).stop(Signal::SIGKILL)?;
+    // Nothing arrives from here on. The peer keeps what it holds, so that it is answered as soon as the device is back.
     node.run(&format!("ip link del {DEVICE}"))?;
     node.run("rm -r /run/flannel")?;
     let daemon = lab.flanneld(1)?;
     assert_eq!(observe::mac(node, DEVICE)?, before.vtep_mac);
     assert_eq!((lab.lease(1)?.subnet, lab.lease(1)?.vtep_mac), (before.subnet, before.vtep_mac));
     daemons.insert(0, daemon);
+    ping.wait_answers(20)?;
     lab.wait_converged(&daemons)
 }
 
@@ -79,8 +79,7 @@ fn stopped_beyond_its_lease_it_leaves_the_subnet_to_a_new_owner_and_else_leases_
         lab.wait_node_converged(daemon)?;
     }
     let pod = Pod::attach(lab.node(1)?, "pod")?;
-    let (from, to) = (Pod::attach(lab.node(3)?, "pod")?, Pod::attach(lab.node(2)?, "pod")?);
-    let ping = Ping::start(&from, to.address(), "0.002")?;
+    let ping = lab.ping(3, 2)?;
     let before = [lab.lease(1)?, lab.lease(2)?];
     let held = PeerState::observe(lab.node(2)?, DEVICE)?;
     for daemon in [&usurped, &left] {
@@ -159,7 +158,7 @@ fn storm(node: &Node) -> Result<()> {
 
 #[test]
 fn lost_notifications_end_in_a_whole_kernel_with_four_thousand_peers() -> Result<()> {
-    let lab = Lab::start(&Spec { nodes: 1, ..Spec::default() })?;
+    let lab = Lab::start(&Spec { nodes: 2, ..Spec::default() })?;
     let peers = (0..4000_u16).map(|number| {
         let [high, low] = number.to_be_bytes();
         let (block, slot) = (number / 16, (number % 16) * 16);
@@ -167,8 +166,8 @@ fn lost_notifications_end_in_a_whole_kernel_with_four_thousand_peers() -> Result
         (key, lease::value(&format!("10.9.{high}.{low}"), &format!("02:00:00:01:{high:02x}:{low:02x}")))
     });
     lab.etcd().put_many(peers)?;
-    let daemon = lab.flanneld(1)?;
-    let node = lab.node(1)?;
+    let (daemon, _other) = (lab.flanneld(1)?, lab.flanneld(2)?);
+    let (node, ping) = (lab.node(1)?, lab.ping(1, 2)?);
     lab.wait_node_converged(&daemon)?;
     let before = PeerState::observe(node, DEVICE)?;
     ensure!(before.routes.len() > 3900, "{} peers", before.routes.len());
@@ -181,7 +180,8 @@ fn lost_notifications_end_in_a_whole_kernel_with_four_thousand_peers() -> Result
         let neighbours = count(&format!("ip neigh show dev {DEVICE} nud permanent"))?;
         Ok([count(&format!("ip route show dev {DEVICE}"))?, neighbours])
     };
-    Scene::new(&lab, &daemon).fault(
+    // Without routes nothing arrives.
+    Scene::new(&lab, &daemon).with_traffic(&ping).fault(
         "notifications lost in a storm, all routes and neighbours gone, 4000 peers",
         Since::Fault,
         |_| daemon.process().signal(Signal::SIGCONT),
@@ -205,6 +205,7 @@ fn lost_notifications_end_in_a_whole_kernel_with_four_thousand_peers() -> Result
 fn out_of_files_it_says_so_and_goes_on_afterwards() -> Result<()> {
     let mut lab = Lab::start(&Spec { nodes: 2, ..Spec::default() })?;
     let daemons = lab.flanneld_everywhere()?;
+    let ping = lab.ping(1, 2)?;
     let pid = daemons[0].process().pid();
     let limit = |files: &str| -> Result<()> {
         let status = std::process::Command::new("prlimit")
@@ -222,12 +223,17 @@ fn out_of_files_it_says_so_and_goes_on_afterwards() -> Result<()> {
         ensure!(daemons[0].process().log().contains("too many open files"), "not named");
         Ok(())
     })?;
-    // What needs no new file goes on.
+    ping.ensure_none_lost()?;
+    // What needs no new file goes on. Without the route packets are lost until it is back.
     let subnet = lab.lease(2)?.subnet;
     lab.node(1)?.run(&format!("ip route del {subnet}"))?;
     lab.wait_node_converged(&daemons[0])?;
+    ping.wait_answers(20)?;
+    let lost = ping.report().lost();
     limit("1024")?;
     let key = format!("{PREFIX}/subnets/10.200.201.0-24");
     lab.etcd().put(&key, &lease::value("10.8.0.201", "02:00:00:00:00:0a"))?;
-    lab.wait_converged(&daemons)
+    lab.wait_converged(&daemons)?;
+    assert_eq!(ping.finish()?.lost(), lost, "lost when files can be opened again");
+    Ok(())
 }

@@ -83,10 +83,17 @@ impl Cluster {
         ensure!(changes.is_empty(), "the kernel was changed: {changes:#?}");
         eventually(Duration::from_secs(60), "the grace period is over", || {
             let log = self.daemons[0].process().log();
-            ensure!(log.contains("no peer of the former store is kept any more"), "not told:\n{log}");
+            ensure!(log.contains("nothing of the former store is kept any more"), "not told:\n{log}");
             Ok(())
         })?;
         self.lab.wait_converged(&self.daemons)?;
+        let log = self.daemons[0].process().log();
+        let told = |words: &str| log.lines().filter(|line| line.contains(words)).count();
+        let counts = (told("the store looks replaced"), told("former store"));
+        ensure!(counts == (1, 1), "beginning and end are told {counts:?} times:\n{log}");
+        let removed = format!("removed={}", gone.len());
+        let end = log.lines().find(|line| line.contains("former store")).unwrap_or_default();
+        ensure!(end.contains(&removed), "{removed} is not said: {end}");
         let state = format!("{:?}", PeerState::observe(self.lab.node(1)?, DEVICE)?.routes);
         for number in gone {
             ensure!(!state.contains(&format!("10.200.{number}.0/24")), "{state}");

@@ -7,7 +7,7 @@ use netns_tests::fault::{Scene, Since};
 use netns_tests::lab::{DEVICE, PREFIX};
 use netns_tests::observe::{self, PeerState};
 use netns_tests::ping::Ping;
-use netns_tests::{Flanneld, Lab, Node, Options, Pod, Spec, Underlay, lease};
+use netns_tests::{Flanneld, Lab, Node, Options, Spec, Underlay, lease};
 
 const SUBNET_FILE: &str = "/run/flannel/subnet.env";
 
@@ -30,8 +30,7 @@ fn under_traffic(
         daemons.push(daemon);
     }
     lab.wait_converged(&daemons)?;
-    let (from, to) = (Pod::attach(lab.node(1)?, "pod")?, Pod::attach(lab.node(2)?, "pod")?);
-    let above = Ping::start(&from, to.address(), "0.002")?;
+    let above = lab.ping(1, 2)?;
     let below = Ping::start_below(lab.node(1)?, Lab::public_ip(2), "0.002")?;
     Ok((lab, daemons, [above, below]))
 }
@@ -174,8 +173,9 @@ fn an_address_that_changes_or_moves_is_followed_by_the_node_and_its_peers() -> R
 fn whoever_holds_our_vni_is_named_and_ours_comes_as_soon_as_it_is_gone() -> Result<()> {
     let lab = Lab::start(&Spec { nodes: 2, ..Spec::default() })?;
     let daemons = lab.flanneld_everywhere()?;
-    let node = lab.node(1)?;
-    let scene = Scene::new(&lab, &daemons[0]);
+    let (node, ping) = (lab.node(1)?, lab.ping(1, 2)?);
+    // Nothing arrives from the moment the device is down until ours is back.
+    let scene = Scene::new(&lab, &daemons[0]).with_traffic(&ping);
     let state = PeerState::observe(node, DEVICE)?;
     node.run(&format!("ip link set {DEVICE} down"))?;
     node.run(&format!("ip link set {DEVICE} name stolen0"))?;

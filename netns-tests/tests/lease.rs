@@ -164,9 +164,9 @@ fn a_renewal_checks_whose_key_it_is() -> Result<()> {
 
 #[test]
 fn a_cloned_subnet_env_gets_another_subnet_and_the_holder_of_the_first_is_named() -> Result<()> {
-    let lab = Lab::start(&Spec { nodes: 2, ..Spec::default() })?;
-    let original = lab.flanneld(1)?;
-    let held = lab.lease(1)?;
+    let lab = Lab::three_nodes()?;
+    let (original, peer) = (lab.flanneld(1)?, lab.flanneld(3)?);
+    let (held, ping) = (lab.lease(1)?, lab.ping(3, 1)?);
     // A disk that was cloned behind a new machine id and with another address.
     lab.node(2)?.write(SUBNET_FILE, &lab.node(1)?.read(SUBNET_FILE)?)?;
     let clone = lab.flanneld(2)?;
@@ -179,7 +179,8 @@ fn a_cloned_subnet_env_gets_another_subnet_and_the_holder_of_the_first_is_named(
         Lab::public_ip(1)
     );
     assert!(clone.process().log().contains(&named), "{}", clone.process().log_tail(20));
-    lab.wait_converged(&[original, clone])
+    lab.wait_converged(&[original, clone, peer])?;
+    ping.ensure_none_lost()
 }
 
 #[test]
@@ -210,9 +211,9 @@ fn of_two_nodes_with_one_mac_the_later_takes_another_and_both_are_reached() -> R
 
 #[test]
 fn a_second_machine_with_the_same_public_ip_is_refused_and_a_clone_is_named_on_both_sides() -> Result<()> {
-    let mut lab = Lab::start(&Spec { nodes: 2, ..Spec::default() })?;
-    let daemon = lab.flanneld(1)?;
-    let held = lab.lease(1)?;
+    let mut lab = Lab::three_nodes()?;
+    let (daemon, _peer) = (lab.flanneld(1)?, lab.flanneld(3)?);
+    let (held, ping) = (lab.lease(1)?, lab.ping(3, 1)?);
     let second = lab.options(2).flag("public-ip", Lab::public_ip(1).to_string());
     let mut refused = Flanneld::start(lab.node(2)?, &second)?;
     let value: serde_json::Value = serde_json::from_str(&held.stored.value)?;
@@ -226,7 +227,7 @@ fn a_second_machine_with_the_same_public_ip_is_refused_and_a_clone_is_named_on_b
     assert_eq!(lab.lease(1)?, held, "the holder's lease was not touched");
     let original = lab.node(1)?.clone();
     let clone = lab.add_clone_of(&original)?;
-    let options = lab.options(3).flag("public-ip", Lab::public_ip(1).to_string());
+    let options = lab.options(4).flag("public-ip", Lab::public_ip(1).to_string());
     // The lab's nodes share a kernel, so until its boot id is another one the clone is this machine, restarted.
     Flanneld::start(&clone, &options)?.wait_ready()?;
     assert_eq!(lab.lease(1)?, held, "a restart changes nothing");
@@ -260,5 +261,6 @@ fn a_second_machine_with_the_same_public_ip_is_refused_and_a_clone_is_named_on_b
     let rebooted = lab.flanneld(1)?;
     assert_eq!(lab.lease(1)?.subnet, held.subnet);
     assert_eq!(named(&rebooted), before, "nobody else runs");
-    Ok(())
+    // All of them had one MAC and one address for the peer.
+    ping.ensure_none_lost()
 }

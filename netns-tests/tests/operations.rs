@@ -2,11 +2,12 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
 use std::os::unix::fs::MetadataExt;
+use std::process::Command;
 
 use anyhow::{Result, ensure};
-use netns_tests::flanneld::{Told, told};
+use netns_tests::flanneld::{Told, told, told_under};
 use netns_tests::lab::PREFIX;
-use netns_tests::{Api, Flanneld, Lab, Node, Spec};
+use netns_tests::{Api, Flanneld, Lab, Node, Spec, binaries};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
@@ -59,6 +60,45 @@ fn status_tells_what_daemon_and_kernel_hold_and_what_was_put_right() -> Result<(
     assert!(!node.exists("/run/flannel/flanneld.sock"), "a clean stop takes the socket along");
     let nobody = told(&node, &["status"])?;
     assert!(nobody.code == Some(3) && nobody.err.contains("journalctl -u flanneld"), "{nobody:?}");
+    Ok(())
+}
+
+#[test]
+fn a_password_is_seen_nowhere() -> Result<()> {
+    const PASSWORD: &str = "correct-horse-7f3a";
+    let mut lab = Lab::start(&Spec { nodes: 1, ..Spec::default() })?;
+    lab.etcd_mut().enable_login("root", PASSWORD)?;
+    let node = lab.node(1)?;
+    let options = lab.options(1).flag("etcd-username", "root").flag("v", "4");
+    let login = |password: &str| options.clone().env("FLANNELD_ETCD_PASSWORD", password);
+    // A refused one first: what failed is logged, too, and the next daemon's log goes on behind it.
+    let refused = Flanneld::start(node, &login("correct-horse-7f3b"))?;
+    lab.eventually(&refused, "the login is refused", || {
+        ensure!(refused.process().log().contains("authentication failed"), "not said");
+        Ok(())
+    })?;
+    refused.stop(Signal::SIGKILL)?;
+    let mut daemon = Flanneld::start(node, &login(PASSWORD))?;
+    daemon.wait_ready()?;
+    let mut check = Command::new(binaries::flanneld()?);
+    check.env("FLANNELD_ETCD_PASSWORD", PASSWORD);
+    let words: Vec<String> =
+        ["check", "--json"].map(str::to_owned).into_iter().chain(options.words()).collect();
+    let checks = [told_under(node, check, &words)?, told(node, &["check", "--json"])?];
+    for check in &checks {
+        assert_eq!(check.json()?["unchecked"], json!([]), "it could not log in: {check:?}");
+    }
+    let command_line = std::fs::read(format!("/proc/{}/cmdline", daemon.process().pid()))?;
+    let shown = [
+        ("log", daemon.process().log()),
+        ("status", format!("{:?}", told(node, &["status", "--json"])?)),
+        ("check, with its own and with the daemon's options", format!("{checks:?}")),
+        ("metrics", daemon.http("/metrics")?.1),
+        ("command line", String::from_utf8_lossy(&command_line).into_owned()),
+    ];
+    for (what, text) in shown {
+        ensure!(text.len() > 100 && !text.contains("horse"), "{what}: {text}");
+    }
     Ok(())
 }
 

@@ -13,7 +13,7 @@ use super::sample::ms;
 use crate::etcd::Api;
 use crate::flanneld::{Flanneld, Options, SUBNET_FILE};
 use crate::lab::{DEVICE, Lab, PREFIX, Spec};
-use crate::process::Footprint;
+use crate::process::{Footprint, processor_time};
 
 /// What is measured takes seconds at worst, except that the Go daemon may need a minute for a burst.
 pub(super) const PATIENCE: Duration = Duration::from_secs(120);
@@ -99,7 +99,7 @@ impl Bed {
             0 => ready,
             _ => self.monitor.wait_added(routes, PATIENCE)?.duration_since(daemon.started()),
         };
-        let cpu = cpu(daemon.process().pid())?;
+        let cpu = ms(processor_time(daemon.process().pid())?);
         let etcd_cpu = self.etcd_cpu()? - etcd_before;
         Ok(Started { daemon, ready, complete, cpu, etcd_cpu })
     }
@@ -118,7 +118,7 @@ impl Bed {
     }
 
     fn etcd_cpu(&self) -> Result<f64> {
-        cpu(self.lab.etcd().pid(0)?)
+        processor_time(self.lab.etcd().pid(0)?).map(ms)
     }
 
     /// Ends the daemon and takes away everything it left, so that the next start finds a fresh node.
@@ -140,13 +140,14 @@ impl Bed {
     ) -> Result<Cost> {
         let pid = daemon.process().pid();
         self.monitor.reset();
-        let before = (cpu(pid)?, Footprint::of(pid)?.context_switches, self.last_pid()?, Instant::now());
+        let before =
+            (processor_time(pid)?, Footprint::of(pid)?.context_switches, self.last_pid()?, Instant::now());
         meanwhile(self)?;
         let seconds = before.3.elapsed().as_secs_f64();
         // Asking for the last process number starts a process itself.
         let started = self.last_pid()? - before.2 - 1;
         Ok(Cost {
-            cpu: cpu(pid)? - before.0,
+            cpu: ms(processor_time(pid)?.saturating_sub(before.0)),
             context_switches: Footprint::of(pid)?.context_switches - before.1,
             started,
             changes: self.monitor.changes(),
@@ -179,16 +180,6 @@ fn own_key(subnet_env: &str) -> Result<String> {
     let (address, length) = subnet.and_then(|cidr| cidr.split_once('/')).context("no FLANNEL_SUBNET")?;
     ensure!(address.ends_with(".1") && length == "24", "an unexpected subnet: {address}/{length}");
     Ok(format!("{PREFIX}/subnets/{}0-24", address.trim_end_matches('1')))
-}
-
-/// Milliseconds that all threads of a process have run on a CPU (`/proc/PID/task/*/schedstat`, nanoseconds).
-pub(super) fn cpu(pid: u32) -> Result<f64> {
-    let mut total = 0;
-    for task in fs::read_dir(format!("/proc/{pid}/task")).context("list the threads")? {
-        let text = fs::read_to_string(task?.path().join("schedstat")).context("read schedstat")?;
-        total += text.split_whitespace().next().and_then(|ns| ns.parse::<u64>().ok()).context("schedstat")?;
-    }
-    Ok(ms(Duration::from_nanos(total)))
 }
 
 /// Mebibytes of a file.

@@ -14,7 +14,7 @@ use super::sample::{Sample, ms};
 use crate::etcd::Api;
 use crate::flanneld::Flanneld;
 use crate::lab::DEVICE;
-use crate::process::Footprint;
+use crate::process::{Footprint, processor_time};
 
 /// The column of what the kernel needs for the same entries, prepared beforehand.
 pub(super) const KERNEL_FLOOR: &str = "floor: kernel";
@@ -132,11 +132,11 @@ impl Bench<'_> {
     pub(super) fn changes(&mut self, peers: u32) -> Result<()> {
         for mut bed in self.beds(peers)? {
             let daemon = bed.start()?.daemon;
-            let before = super::bed::cpu(daemon.process().pid())?;
+            let before = processor_time(daemon.process().pid())?;
             let floor = if bed.subject.api == Api::V3 { Some(bed.client.watch()?) } else { None };
             let sent = all_changes(&mut bed, peers)?;
             let watched = floor.map(super::etcd::WatchFloor::finish).transpose()?;
-            let cpu = super::bed::cpu(daemon.process().pid())? - before;
+            let cpu = ms(processor_time(daemon.process().pid())?.saturating_sub(before));
             self.add(
                 &format!("CPU a change, {peers} peers"),
                 "ms",

@@ -95,25 +95,37 @@ impl<S: LeaseStore, K: Kernel> Running<S, K> {
 
     /// All leases are judged from another point of view.
     pub(super) fn judge_from(&mut self, own: Own, snapshot: &Snapshot) {
+        let kept = self.data_plane.leases.kept();
         let leases: Vec<RawLease<'_>> = snapshot.records.iter().map(raw).collect();
         let touched = self.data_plane.leases.set_own(own, &leases, source(snapshot), self.clock.now().0);
         self.reporter.skipped(&touched.skipped);
         touched.replaced.iter().for_each(|reason| self.tell_replaced(reason));
+        self.tell_end_of_grace(kept);
     }
 
     /// Peers of a former store that nobody has registered again are gone.
     pub(super) fn end_grace(&mut self, now: BootTime) {
         let kept = self.data_plane.leases.kept();
         let touched = self.data_plane.leases.end_grace(now.0);
-        let gone = touched.subnets.len();
-        warn!(peers = gone, "peers that the replaced store did not list within the grace period are removed");
+        let still_kept = self.data_plane.leases.kept();
+        // Some are left only when the store was replaced again meanwhile: their end is told then.
+        let nothing = if still_kept == 0 { "; nothing of the former store is kept any more" } else { "" };
+        warn!(
+            removed = kept.saturating_sub(still_kept),
+            still_kept,
+            "the grace period is over: peers of the former store that nobody listed again are removed{nothing}"
+        );
         self.on_touched(now, &touched);
-        self.tell_end_of_grace(kept);
     }
 
+    /// What the store holds now left nothing to remove.
     fn tell_end_of_grace(&self, before: usize) {
         if before > 0 && self.data_plane.leases.kept() == 0 {
-            info!(peers = self.data_plane.leases.usable(), "no peer of the former store is kept any more");
+            info!(
+                removed = 0,
+                "every peer of the former store is listed again or its subnet leased anew; \
+                nothing of the former store is kept any more"
+            );
         }
     }
 
