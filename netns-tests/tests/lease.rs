@@ -264,3 +264,21 @@ fn a_second_machine_with_the_same_public_ip_is_refused_and_a_clone_is_named_on_b
     // All of them had one MAC and one address for the peer.
     ping.ensure_none_lost()
 }
+
+#[test]
+fn a_lease_lost_while_etcd_is_full_is_there_soon_after_however_long_it_would_have_lived() -> Result<()> {
+    let etcd_arguments = vec!["--quota-backend-bytes=2000000".to_owned()];
+    let lab = Lab::start(&Spec { nodes: 1, etcd_arguments, ..Spec::default() })?;
+    let (daemon, before) = (lab.flanneld(1)?, lab.lease(1)?);
+    lab.etcd().fill()?;
+    lab.etcd().delete(&before.stored.key)?;
+    lab.eventually(&daemon, "etcd takes no new lease", || {
+        ensure!(daemon.process().log().contains("database space exceeded"), "no try yet");
+        Ok(())
+    })?;
+    lab.etcd().make_room()?;
+    lab.eventually(&daemon, "the same subnet is leased again", || {
+        ensure!(lab.lease(1)?.subnet == before.subnet, "another subnet");
+        Ok(())
+    })
+}

@@ -22,7 +22,7 @@ use crate::model::lease_set::{LeaseSet, Touched};
 use crate::model::overlay::{Overlay, keys_of};
 use crate::model::state::{Entries, EntryKey, Observed, Operation, Route, Vtep};
 use crate::model::{MacAddr, Mtu};
-pub(super) use report::{Report, log_report};
+pub(super) use report::{Report, RoundLog};
 
 /// How many operations go to the kernel before the echo of our own changes is read: the notification socket must not overflow.
 const CHUNK: usize = 900;

@@ -17,7 +17,7 @@ use tokio::task::JoinHandle;
 use tracing::warn;
 
 use super::acquire::{Acquired, Claim, OwnLease};
-use super::data_plane::{DataPlane, Report, log_report};
+use super::data_plane::{DataPlane, Report, RoundLog};
 use super::rules::{Looked, Rules};
 use super::{Fatal, Inputs, Reporter, Settings, SubnetFile};
 use crate::clock::{BootTime, Clock};
@@ -65,6 +65,7 @@ pub(super) struct Running<S, K> {
     /// The lease is known to be gone and is being claimed again.
     lost: bool,
     clones: Clones,
+    log: RoundLog,
 }
 
 /// When to do what, on the boot clock.
@@ -122,6 +123,7 @@ impl<S: LeaseStore, K: Kernel> Running<S, K> {
             pause: RETRY,
             lost: false,
             clones: Clones::default(),
+            log: RoundLog::default(),
             store,
             data_plane,
             below,
@@ -203,7 +205,7 @@ impl<S: LeaseStore, K: Kernel> Running<S, K> {
         let took = self.clock.now().since(started);
         match result {
             Ok(report) => {
-                log_report(cause, &report, took);
+                self.log.say(cause, &report, took, self.clock.now());
                 self.reporter.device_works();
                 self.reporter.round(&report, took, cause == REPAIR);
                 self.reporter.fights(

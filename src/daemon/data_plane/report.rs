@@ -7,6 +7,7 @@ use ipnetwork::Ipv4Network;
 use tracing::info;
 
 use super::DataPlane;
+use crate::clock::BootTime;
 use crate::daemon::contest::Begun;
 use crate::kernel::Kernel;
 use crate::metrics::OperationKind;
@@ -38,16 +39,48 @@ impl Report {
     }
 }
 
-/// One line for the log about what a round did, if it did anything.
-pub(in crate::daemon) fn log_report(cause: &'static str, report: &Report, took: Duration) {
-    if !report.is_empty() {
+/// Says what rounds did: each in a line of its own, unless there are many. A lease that is written a hundred times a second shall
+/// not fill the log.
+#[derive(Debug, Default)]
+pub(in crate::daemon) struct RoundLog {
+    since: BootTime,
+    lines: u32,
+    unsaid: u64,
+}
+
+impl RoundLog {
+    /// So many lines in this time.
+    const LIMIT: (u32, Duration) = (20, Duration::from_secs(10));
+
+    /// One line about a round that did anything, now or in the next one's.
+    pub(in crate::daemon) fn say(
+        &mut self,
+        cause: &'static str,
+        report: &Report,
+        took: Duration,
+        now: BootTime,
+    ) {
+        if report.is_empty() {
+            return;
+        }
+        let (lines, span) = Self::LIMIT;
+        if now.since(self.since) >= span {
+            (self.since, self.lines) = (now, 0);
+        }
+        if self.lines == lines {
+            self.unsaid += 1;
+            return;
+        }
+        self.lines += 1;
         let ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
         let sum = |counts: &BTreeMap<OperationKind, u64>| counts.values().sum::<u64>();
+        let unsaid = Some(std::mem::take(&mut self.unsaid)).filter(|rounds| *rounds > 0);
         info!(
             cause,
             changed = sum(&report.done),
             failed = sum(&report.failed),
             ms,
+            rounds_not_told_before = unsaid,
             "kernel brought up to date"
         );
     }
@@ -102,5 +135,27 @@ impl<K: Kernel> DataPlane<K> {
     /// Whether somebody else's route stands where ours belongs.
     pub(in crate::daemon) fn has_conflicts(&self) -> bool {
         !self.conflicts.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn many_rounds_are_told_in_few_lines_and_none_is_forgotten() {
+        let mut log = RoundLog::default();
+        let mut report = Report::default();
+        report.done.insert(OperationKind::Route, 1);
+        let mut say = |seconds: u64, report: &Report| {
+            log.say("leases", report, Duration::ZERO, BootTime(Duration::from_secs(seconds)));
+            (log.lines, log.unsaid)
+        };
+        for line in 1..=20 {
+            assert_eq!(say(100, &report), (line, 0));
+        }
+        assert_eq!((say(101, &report), say(109, &report)), ((20, 1), (20, 2)));
+        assert_eq!(say(110, &Report::default()), (20, 2), "nothing to tell");
+        assert_eq!(say(110, &report), (1, 0), "told with this one");
     }
 }

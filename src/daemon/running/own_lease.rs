@@ -21,6 +21,8 @@ use crate::store::{LeaseStore, Record, Renewal, Revision, StoreError};
 const CHECK: Duration = Duration::from_secs(1);
 /// Longest pause between two tries to renew.
 const RENEW_RETRY: Duration = Duration::from_secs(60);
+/// Pause between two tries to get a lease again: the peers have dropped us.
+const CLAIM_RETRY: Duration = Duration::from_secs(3);
 
 /// How a conversation about our own lease ended.
 #[derive(Debug)]
@@ -148,8 +150,11 @@ impl<S: LeaseStore, K: Kernel> Running<S, K> {
 
     fn renewal_failed(&mut self, error: &dyn std::fmt::Display) {
         let now = self.clock.now();
-        let left = self.lease.expires.map(|expires| expires.since(now));
-        self.timers.renew = Some(now.after((left.unwrap_or(RENEW_RETRY) / 8).clamp(RETRY, RENEW_RETRY)));
+        let left =
+            self.lease.expires.map(|expires| if self.lost { Duration::ZERO } else { expires.since(now) });
+        let pause =
+            if self.lost { CLAIM_RETRY } else { (left.unwrap_or(RENEW_RETRY) / 8).clamp(RETRY, RENEW_RETRY) };
+        self.timers.renew = Some(now.after(pause));
         self.reporter.renewal_fails(error, left);
     }
 
