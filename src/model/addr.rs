@@ -69,16 +69,16 @@ impl FromStr for MacAddr {
 
     fn from_str(text: &str) -> Result<Self, AddrError> {
         let wrong = || AddrError::Mac(text.to_owned());
-        let mut octets = [0; 6];
-        let mut pairs = text.split(':');
-        for octet in &mut octets {
-            let pair = pairs.next().ok_or_else(wrong)?;
-            if pair.len() != 2 || !pair.bytes().all(|byte| byte.is_ascii_hexdigit()) {
-                return Err(wrong());
-            }
-            *octet = u8::from_str_radix(pair, 16).map_err(|_| wrong())?;
+        let digit = |byte: u8| char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
+        if text.len() != "02:00:00:00:00:00".len() {
+            return Err(wrong());
         }
-        if pairs.next().is_some() { Err(wrong()) } else { Ok(Self(octets)) }
+        let mut octets = [0; 6];
+        for (octet, pair) in octets.iter_mut().zip(text.as_bytes().chunks(3)) {
+            let ([high, low] | [high, low, b':']) = *pair else { return Err(wrong()) };
+            *octet = digit(high).zip(digit(low)).map(|(high, low)| high << 4 | low).ok_or_else(wrong)?;
+        }
+        Ok(Self(octets))
     }
 }
 

@@ -20,7 +20,7 @@ const GROUP_NFTABLES: u32 = 1 << 6;
 /// Room for notifications while we are busy; when it is not enough we hear of it (`ENOBUFS`).
 const RECEIVE_BUFFER: usize = 1 << 20;
 /// The kernel writes dumps in pieces of at most 32 KiB.
-const PIECE: usize = 1 << 16;
+const PIECE: usize = 1 << 15;
 
 /// Why the kernel did not do what was asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
