@@ -1,12 +1,13 @@
-//! Keeps the firewall's rules in force, as a task of its own: somebody who holds the lock of iptables delays only the rules.
+//! Keeps the firewall's rules in force, on a thread of its own: somebody who holds the lock of iptables delays only the rules, and
+//! at the start, where the kernel takes as long for the first rules as for the device, both are made at once.
 
 use std::time::Duration;
+use std::{io, thread};
 
 use ipnetwork::Ipv4Network;
 use tokio::sync::{mpsc, watch};
-use tokio::task::JoinHandle;
 use tokio::time::Instant;
-use tracing::{error, info, warn};
+use tracing::{debug, error, info, warn};
 
 use super::Settings;
 use crate::firewall::checks::{KernelSettings, warnings};
@@ -33,39 +34,41 @@ pub(super) struct Looked {
     pub(super) repaired: u64,
 }
 
-/// What the task is to keep, and how.
+/// What the thread is to keep, and how.
 #[derive(Debug, Clone)]
 struct Wanted {
     rules: RuleSet,
     resync: Duration,
 }
 
-/// The task and what it says.
+/// What the thread is told, and what it says.
 #[derive(Debug)]
 pub(super) struct Rules {
     wanted: watch::Sender<Wanted>,
     settings: Settings,
     looked: mpsc::Receiver<Looked>,
-    task: Option<JoinHandle<()>>,
 }
 
 impl Rules {
-    /// Starts the task.
+    /// Starts the thread. It ends when `self` is dropped.
     pub(super) fn start(settings: &Settings, config: &NetworkConfig, overlay: Overlay) -> Self {
         let former = settings.previous_overlay;
         let rules = RuleSet::new(overlay, former, &settings.rules);
         let (wanted, follow) = watch::channel(Wanted { rules, resync: settings.firewall_resync });
         let (say, looked) = mpsc::channel(4);
-        let task = settings.firewall.map(|preference| {
-            let firewall = Firewall::new(FirewallOptions {
+        if let Some(preference) = settings.firewall {
+            let options = FirewallOptions {
                 preference,
                 enable_nftables: config.enable_nftables,
                 resync: settings.firewall_resync,
                 lock_wait: FirewallOptions::LOCK_WAIT,
-            });
-            tokio::spawn(keep(firewall, follow, say))
-        });
-        Self { wanted, settings: settings.clone(), looked, task }
+            };
+            if let Err(error) = start_thread(options.clone(), follow.clone(), say.clone()) {
+                debug!(%error, "no thread for the firewall's rules; they are kept beside everything else");
+                tokio::spawn(keep(Firewall::new(options), follow, say));
+            }
+        }
+        Self { wanted, settings: settings.clone(), looked }
     }
 
     /// The rules have to follow another subnet.
@@ -102,10 +105,14 @@ impl Rules {
     }
 }
 
-impl Drop for Rules {
-    fn drop(&mut self) {
-        self.task.iter().for_each(JoinHandle::abort);
-    }
+fn start_thread(
+    options: FirewallOptions,
+    wanted: watch::Receiver<Wanted>,
+    say: mpsc::Sender<Looked>,
+) -> io::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let keep = move || runtime.block_on(keep(Firewall::new(options), wanted, say));
+    thread::Builder::new().name("rules".to_owned()).spawn(keep).map(drop)
 }
 
 /// Says what in the kernel's settings keeps pods from being reached; changes nothing.
