@@ -447,6 +447,9 @@ impl Protocol {
     fn settles(&self, mut state: State) -> bool {
         for _ in 0..4 * usize::from(TTL) {
             for _ in 0..4 * self.nodes {
+                if self.is_settled(&state) {
+                    return true;
+                }
                 for node in 0..self.nodes {
                     for step in [
                         self.next_requests(&state, node)
@@ -467,9 +470,6 @@ impl Protocol {
                         }
                     }
                 }
-            }
-            if self.is_settled(&state) {
-                return true;
             }
             let now = state.now + 1;
             state.now = now;
