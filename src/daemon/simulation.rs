@@ -10,10 +10,10 @@
 //! (nobody keeps rules here) and inotify. subnet.env is a file in memory (`/dev/shm`).
 //!
 //! **Clock jumps.** The daemon reads `CLOCK_BOOTTIME` and nothing else: nobody can set it, it never goes back, and it goes on while
-//! a machine sleeps. The wall clock, set by ±48 h or by a year, is never asked for, so there is nothing to simulate. What is
-//! left of a jump is forward: one process that is not run for up to 48 h while the store's time and everybody else's goes on
-//! (SIGSTOP, a suspended or migrated machine), also between a request and its answer, and all machines together waking up
-//! 48 h later. Both are among the faults.
+//! a machine sleeps. The wall clock, set by ±48 h or by a year, is never asked for (`clippy.toml` refuses it), so there is nothing to
+//! simulate. What is left of a jump is forward: one process that is not run for up to 48 h while the store's time and everybody
+//! else's goes on (SIGSTOP, a suspended or migrated machine), also between a request and its answer, and all machines together
+//! waking up 48 h later. Both are among the faults.
 //!
 //! **Replaying.** A seed has one history, to the last answer and kernel operation, in every process that has run nothing before it:
 //! all choices of the faults, of the daemons and, see `chance`, of tokio follow from it.

@@ -5,6 +5,8 @@
 //! SIMULATION_SEEDS=7..8 target/debug/examples/simulation       one of them, built by `cargo lab`; SIMULATION_NODES=N for fewer nodes
 //! ```
 //!
+//! Each seed has a process of its own, where it has the same history whenever it runs; the first one shows it.
+//!
 //! An example as far as cargo is concerned, with the optimisation that `cargo lab` adds: else a seed takes twelve seconds.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
