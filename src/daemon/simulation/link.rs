@@ -256,7 +256,7 @@ impl Changes for LinkChanges {
             batch = self.inner.next() => batch,
         };
         let back = self.link.fate().back;
-        history::note((back, batch.as_ref().ok()));
+        history::note((back, batch.as_ref().ok().map(|batch| (batch.events.len(), batch.resume))));
         sleep(back).await;
         self.link.gate.opened().await;
         batch
