@@ -40,6 +40,7 @@ pub enum Now {
 impl Now {
     /// The time now.
     #[must_use]
+    #[expect(clippy::disallowed_methods, reason = "this is the clock for everybody")]
     pub fn now(self) -> BootTime {
         match self {
             Self::Boot => {

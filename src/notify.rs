@@ -103,6 +103,7 @@ impl Notifier {
 }
 
 /// systemd compares with its own clock when it asked for the reload (`Type=notify-reload`).
+#[expect(clippy::disallowed_methods, reason = "systemd's clock, not ours")]
 fn monotonic() -> Duration {
     clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(Duration::ZERO, Duration::from)
 }

@@ -28,6 +28,7 @@ pub async fn clocks(etcd: &crate::options::Etcd) -> Result<Vec<(String, i64)>, S
     Ok(found)
 }
 
+#[expect(clippy::disallowed_methods, reason = "tells the operator about the wall clock, and nobody else")]
 async fn ahead(config: &Config, url: &http::Uri) -> Option<i64> {
     let member = Dial::new(config).connect(url).await.ok()?;
     let answer = member.begin(Method::GET, "/version", None).await.ok()?;
@@ -70,6 +71,10 @@ mod tests {
     }
 
     #[tokio::test]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "members whose clocks are set to this time, or another one"
+    )]
     async fn the_clock_of_each_member_that_answers_is_compared() {
         let now = SystemTime::now();
         let endpoints = [

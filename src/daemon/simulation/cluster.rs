@@ -9,6 +9,7 @@ use std::time::Duration;
 use tempfile::TempDir;
 use tokio::time::sleep;
 
+use super::history;
 use super::node::{self, Node, Times, now};
 use super::owners::Owners;
 use super::whole;
@@ -50,6 +51,7 @@ pub(super) struct Cluster {
     /// Nodes with the address of another one.
     pub(super) twins: BTreeSet<usize>,
     pub(super) had_twins: bool,
+    seed: u64,
     addresses: u16,
     log: Vec<String>,
     folder: TempDir,
@@ -77,6 +79,7 @@ impl Cluster {
             backup: None,
             twins: BTreeSet::new(),
             had_twins: false,
+            seed,
             addresses: 0,
             log: Vec::new(),
             folder: folder.unwrap(),
@@ -122,7 +125,9 @@ impl Cluster {
     }
 
     pub(super) fn say(&mut self, what: impl FnOnce() -> String) {
-        self.log.push(format!("{:>14.3} s  {}", now().as_secs_f64(), what()));
+        let what = what();
+        history::note(&what);
+        self.log.push(format!("{:>14.3} s  {what}", now().as_secs_f64()));
     }
 
     /// All daemons start at once, or a few at a time, as machines do that an operator goes through.
@@ -161,6 +166,7 @@ impl Cluster {
         sleep(PROMPT).await;
         self.check_whole("after disturbed kernels");
         self.late_answer().await;
+        self.nodes.iter().for_each(Node::note_operations);
     }
 
     /// A renewal's answer comes half a lifetime late, and then its node crashes: who counted from the answer would still say that
@@ -256,7 +262,7 @@ impl Cluster {
     }
 
     fn history(&self) -> String {
-        let (times, nodes) = (self.times, self.nodes.len());
-        format!("{nodes} nodes, {} subnets, {times:?}\n{}", self.subnets, self.log.join("\n"))
+        let (seed, times, nodes) = (self.seed, self.times, self.nodes.len());
+        format!("seed {seed}, {nodes} nodes, {} subnets, {times:?}\n{}", self.subnets, self.log.join("\n"))
     }
 }

@@ -65,7 +65,7 @@ impl Cluster {
         };
         let time = Duration::from_secs(seconds);
         match self.random.below(6) {
-            0 if !self.is_large() => {
+            0 => {
                 self.say(|| format!("everybody sleeps for {time:?}"));
                 tokio::time::advance(time).await;
             }

@@ -9,6 +9,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout_at};
 
+use super::history;
 use crate::model::two_stores::Origin;
 use crate::store::key_value::{Batch, Broken, Changes, Grant, KeyValue, Listing, Opened, Refreshed, Write};
 use crate::store::seeded::Random;
@@ -85,6 +86,7 @@ struct Line {
 }
 
 /// What becomes of one request.
+#[derive(Debug)]
 struct Fate {
     there: Duration,
     back: Duration,
@@ -157,6 +159,7 @@ impl Link {
     ) -> Result<T, StoreError> {
         self.gate.opened().await;
         let fate = self.fate();
+        history::note(&fate);
         let talk = async {
             sleep(fate.there).await;
             let answer = if fate.request_lost { None } else { Some(call.await) };
@@ -170,6 +173,7 @@ impl Link {
             }
         };
         let answer = timeout_at(by, talk).await.unwrap_or_else(|_| Err(no_answer()));
+        history::note(answer.as_ref().err());
         self.gate.opened().await;
         answer
     }
@@ -196,6 +200,7 @@ impl KeyValue for Link {
     }
 
     async fn put(&self, write: &Write<'_>, by: Instant) -> Result<Option<Revision>, StoreError> {
+        history::note(write);
         self.call(by, self.memory.put(write, by)).await
     }
 
@@ -251,6 +256,7 @@ impl Changes for LinkChanges {
             batch = self.inner.next() => batch,
         };
         let back = self.link.fate().back;
+        history::note((back, batch.as_ref().ok().map(|batch| (batch.events.len(), batch.resume))));
         sleep(back).await;
         self.link.gate.opened().await;
         batch

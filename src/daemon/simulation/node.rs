@@ -11,6 +11,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
+use super::history;
 use super::link::Link;
 use super::owners::Owners;
 use crate::clock::Clock;
@@ -175,8 +176,15 @@ impl Node {
         self.crash();
         let _ = std::fs::remove_file(&self.file);
         self.boots += 1;
+        self.note_operations();
         self.kernel = SharedKernel::default();
         self.set_address(self.public_ip);
+    }
+
+    /// What the daemons have asked of this kernel becomes part of the history.
+    pub(super) fn note_operations(&self) {
+        let kernel = self.kernel.lock();
+        history::note((&kernel.steps, &kernel.operations));
     }
 
     /// Why the daemon gave up, if it did.

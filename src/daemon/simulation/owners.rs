@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use ipnetwork::Ipv4Network;
 
+use super::history;
 use crate::status::{OwnLease, Status};
 
 /// Who says that it owns what.
@@ -23,6 +24,7 @@ pub(super) struct Owners {
 impl Owners {
     /// Takes note of what a node says of itself. A node that crashed still counts: its pods go on.
     pub(super) fn note(&mut self, node: usize, status: &Status, now: Duration) {
+        history::note((node, &status.lease, &status.phase));
         if let Some(lease) = &status.lease {
             let rival = self.claims.iter().find(|(other, claim)| {
                 **other != node && claim.subnet == lease.subnet && !claim.is_expired(now)
