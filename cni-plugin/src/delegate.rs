@@ -174,10 +174,10 @@ fn converse(mut child: Child, mut input: &[u8]) -> io::Result<Ended> {
         if feed {
             input = stdin.as_mut().map_or(&[], |pipe| fed(pipe, input));
         }
-        if listen && !stdout.as_mut().is_some_and(|pipe| read_piece(pipe, &mut collected).is_some()) {
+        if listen && stdout.as_mut().is_none_or(|pipe| read_piece(pipe, &mut collected).is_none()) {
             stdout = None;
         }
-        if forward && !stderr.as_mut().is_some_and(|pipe| forwarded(pipe, &mut kept)) {
+        if forward && stderr.as_mut().is_none_or(|pipe| forwarded(pipe, &mut kept).is_none()) {
             stderr = None;
         }
     }
@@ -211,13 +211,13 @@ fn read_piece(pipe: &mut impl Read, to: &mut Vec<u8>) -> Option<usize> {
     Some(length)
 }
 
-/// Passes stderr on as it comes and keeps its end for the error message.
-fn forwarded(stderr: &mut ChildStderr, kept: &mut Vec<u8>) -> bool {
+/// Passes stderr on as it comes and keeps its end for the error message; `None` at the end.
+fn forwarded(stderr: &mut ChildStderr, kept: &mut Vec<u8>) -> Option<()> {
     const KEPT: usize = 4096;
-    let Some(length) = read_piece(stderr, kept) else { return false };
+    let length = read_piece(stderr, kept)?;
     let _ = io::stderr().write_all(kept.get(kept.len() - length..).unwrap_or_default());
     kept.drain(..kept.len().saturating_sub(KEPT));
-    true
+    Some(())
 }
 
 /// The error object on stdout, if there is one: an object with a numeric `code`.

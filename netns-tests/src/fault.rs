@@ -169,61 +169,66 @@ pub const HEADINGS: [&str; 4] =
     ["fault", "whole after ms", "ms without traffic", "of these below the overlay"];
 
 /// What [`summary`] consists of.
-pub const SUMMARY_HEADINGS: [&str; 4] = [
+pub const SUMMARY_HEADINGS: [&str; 5] = [
     "what is broken under traffic",
     "faults",
     "whole after ms: median, worst",
+    "aim, ms",
     "longest without traffic, ms",
 ];
 
-/// What is broken, and how the faults that break it begin. The first that fits counts.
-const KINDS: [(&str, &[&str]); 13] = [
+/// What is broken, the aim, and how the faults that break it begin. The first that fits counts.
+const KINDS: [(&str, &str, &[&str]); 14] = [
     (
         "`flannel.1`, again and again: a pause is made, a suspect named",
+        "–",
         &["flannel.1: MTU changed for the eleventh"],
     ),
-    ("`flannel.1`: deleted, down, MAC, MTU, address, learning", &["flannel.1"]),
+    ("`flannel.1`: deleted, down, MAC, MTU, address, learning", "50; 10 by hand", &["flannel.1"]),
     (
         "the interface below: VPN restarted, down, carrier, MTU, address",
+        "50; 1000 MTU, address",
         &["wireguard-go", "wg0", "carrier", "MTU of", "address"],
     ),
-    ("routes, neighbours, FDB: deleted, changed, foreign ones added", &["one ", "all ", "foreign "]),
-    ("rules in nftables", &["nftables"]),
-    ("rules in iptables-nft", &["iptables-nft"]),
-    ("rules in iptables-legacy, which tells nobody of changes", &["iptables-legacy"]),
-    ("`subnet.env` or its directory", &["subnet.env", "directory"]),
-    ("etcd dead, cut off, slow or full, beyond the lease, login or certificate expired", &["etcd: "]),
-    ("etcd wiped, or restored from an older backup", &["etcd"]),
-    ("stopped beyond the lease, the subnet taken by another node or by none", &["lease expired"]),
-    ("notifications lost, 4 000 peers' routes and neighbours gone", &["notifications lost"]),
-    ("another device holds our VNI and port, and goes", &["a device of another name"]),
+    ("routes, neighbours, FDB: deleted, changed, foreign ones added", "10", &["one ", "all ", "foreign "]),
+    ("rules in nftables", "–", &["nftables"]),
+    ("rules in iptables-nft", "–", &["iptables-nft"]),
+    ("rules in iptables-legacy, which tells nobody of changes", "–", &["iptables-legacy"]),
+    ("`/run` full, then read-only, while it runs", "–", &["subnet.env outdated"]),
+    ("`subnet.env` or its directory", "1000", &["subnet.env", "directory"]),
+    ("etcd dead, cut off, slow or full, beyond the lease, login or certificate expired", "5000", &["etcd: "]),
+    ("etcd wiped, or restored from an older backup", "5000", &["etcd"]),
+    ("stopped beyond the lease, the subnet taken by another node or by none", "–", &["lease expired"]),
+    ("notifications lost, 4 000 peers' routes and neighbours gone", "1000", &["notifications lost"]),
+    ("another device holds our VNI and port, and goes", "–", &["a device of another name"]),
 ];
 
 /// The table of [`rows`] in short: a row for each kind of fault, in the order of [`KINDS`]; a fault of no kind stands for itself.
 #[must_use]
 pub fn summary(rows: &[Vec<String>]) -> Vec<Vec<String>> {
     let place_of = |fault: &str| {
-        let fits = |(_, begins): &(&str, &[&str])| begins.iter().any(|begin| fault.starts_with(begin));
+        let fits = |(.., begins): &(&str, &str, &[&str])| begins.iter().any(|begin| fault.starts_with(begin));
         KINDS.iter().position(fits)
     };
-    let mut kinds: BTreeMap<(usize, &str), Vec<&[String]>> = BTreeMap::new();
+    let mut kinds: BTreeMap<(usize, &str, &str), Vec<&[String]>> = BTreeMap::new();
     for row in rows {
         let Some(fault) = row.first() else { continue };
         let place = place_of(fault).unwrap_or(KINDS.len());
-        let kind = KINDS.get(place).map_or(fault.as_str(), |(kind, _)| kind);
-        kinds.entry((place, kind)).or_default().push(row);
+        let (kind, aim) = KINDS.get(place).map_or((fault.as_str(), "–"), |(kind, aim, _)| (*kind, *aim));
+        kinds.entry((place, kind, aim)).or_default().push(row);
     }
     let figures = |rows: &[&[String]], column: usize| {
         let mut found: Vec<f64> = rows.iter().filter_map(|row| row.get(column)?.parse().ok()).collect();
         found.sort_by(f64::total_cmp);
         found
     };
-    let in_short = |((_, kind), rows): ((usize, &str), Vec<&[String]>)| {
+    let in_short = |((_, kind, aim), rows): ((usize, &str, &str), Vec<&[String]>)| {
         let (whole, silence) = (figures(&rows, 1), figures(&rows, 2));
         let median = whole.get(whole.len() / 2).copied().unwrap_or_default();
         let worst = whole.last().copied().unwrap_or_default();
         let silence = silence.last().map_or_else(|| "-".to_owned(), |worst| format!("{worst:.0}"));
-        vec![kind.to_owned(), rows.len().to_string(), format!("{median:.0}, {worst:.0}"), silence]
+        let whole = format!("{median:.0}, {worst:.0}");
+        vec![kind.to_owned(), rows.len().to_string(), whole, aim.to_owned(), silence]
     };
     kinds.into_iter().map(in_short).collect()
 }
@@ -257,10 +262,10 @@ mod tests {
             row(["one route pointed elsewhere", "2.0", "-", "-"]),
         ];
         let expected = [
-            [KINDS[1].0, "1", "42, 42", "38"],
-            [KINDS[3].0, "3", "2, 10", "10"],
-            ["a new fault", "1", "1, 1", "-"],
+            [KINDS[1].0, "1", "42, 42", "50; 10 by hand", "38"],
+            [KINDS[3].0, "3", "2, 10", "10", "10"],
+            ["a new fault", "1", "1, 1", "–", "-"],
         ];
-        assert_eq!(summary(&rows), expected.map(row));
+        assert_eq!(summary(&rows), expected.map(|words| words.map(str::to_owned).to_vec()));
     }
 }

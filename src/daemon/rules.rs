@@ -1,13 +1,14 @@
-//! Keeps the firewall's rules in force, on a thread of its own: somebody who holds the lock of iptables delays only the rules, and
-//! at the start, where the kernel takes as long for the first rules as for the device, both are made at once.
+//! Keeps the firewall's rules in force, as a task of its own: somebody who holds the lock of iptables delays only the rules.
 
+use std::thread;
 use std::time::Duration;
-use std::{io, thread};
 
 use ipnetwork::Ipv4Network;
-use tokio::sync::{mpsc, watch};
+use tokio::runtime::Handle;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinHandle;
 use tokio::time::Instant;
-use tracing::{debug, error, info, warn};
+use tracing::{error, info, warn};
 
 use super::Settings;
 use crate::firewall::checks::{KernelSettings, warnings};
@@ -34,41 +35,39 @@ pub(super) struct Looked {
     pub(super) repaired: u64,
 }
 
-/// What the thread is to keep, and how.
+/// What the task is to keep, and how.
 #[derive(Debug, Clone)]
 struct Wanted {
     rules: RuleSet,
     resync: Duration,
 }
 
-/// What the thread is told, and what it says.
+/// The task and what it says.
 #[derive(Debug)]
 pub(super) struct Rules {
     wanted: watch::Sender<Wanted>,
     settings: Settings,
     looked: mpsc::Receiver<Looked>,
+    task: Option<JoinHandle<()>>,
 }
 
 impl Rules {
-    /// Starts the thread. It ends when `self` is dropped.
+    /// Starts the task.
     pub(super) fn start(settings: &Settings, config: &NetworkConfig, overlay: Overlay) -> Self {
         let former = settings.previous_overlay;
         let rules = RuleSet::new(overlay, former, &settings.rules);
         let (wanted, follow) = watch::channel(Wanted { rules, resync: settings.firewall_resync });
         let (say, looked) = mpsc::channel(4);
-        if let Some(preference) = settings.firewall {
+        let task = settings.firewall.map(|preference| {
             let options = FirewallOptions {
                 preference,
                 enable_nftables: config.enable_nftables,
                 resync: settings.firewall_resync,
                 lock_wait: FirewallOptions::LOCK_WAIT,
             };
-            if let Err(error) = start_thread(options.clone(), follow.clone(), say.clone()) {
-                debug!(%error, "no thread for the firewall's rules; they are kept beside everything else");
-                tokio::spawn(keep(Firewall::new(options), follow, say));
-            }
-        }
-        Self { wanted, settings: settings.clone(), looked }
+            tokio::spawn(keep(options, follow, say))
+        });
+        Self { wanted, settings: settings.clone(), looked, task }
     }
 
     /// The rules have to follow another subnet.
@@ -105,14 +104,10 @@ impl Rules {
     }
 }
 
-fn start_thread(
-    options: FirewallOptions,
-    wanted: watch::Receiver<Wanted>,
-    say: mpsc::Sender<Looked>,
-) -> io::Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let keep = move || runtime.block_on(keep(Firewall::new(options), wanted, say));
-    thread::Builder::new().name("rules".to_owned()).spawn(keep).map(drop)
+impl Drop for Rules {
+    fn drop(&mut self) {
+        self.task.iter().for_each(JoinHandle::abort);
+    }
 }
 
 /// Says what in the kernel's settings keeps pods from being reached; changes nothing.
@@ -122,14 +117,35 @@ pub(super) fn check_host(external: &IfName, vtep: &IfName) {
     }
 }
 
-async fn keep(mut firewall: Firewall, mut wanted: watch::Receiver<Wanted>, say: mpsc::Sender<Looked>) {
+/// What came of a look.
+type Ensured = Result<Applied, FirewallError>;
+
+/// On a thread of its own, since the kernel takes as long for the first rules as for the device, and both can be made at once.
+async fn first_look(options: FirewallOptions, rules: RuleSet) -> (Firewall, Ensured) {
+    let (done, looked) = oneshot::channel();
+    let (runtime, wanted) = (Handle::current(), (options.clone(), rules.clone()));
+    let look = move || {
+        let mut firewall = Firewall::new(wanted.0);
+        let result = runtime.block_on(firewall.ensure(&wanted.1));
+        let _ = done.send((firewall, result));
+    };
+    if thread::Builder::new().spawn(look).is_ok()
+        && let Ok(looked) = looked.await
+    {
+        return looked;
+    }
+    let mut firewall = Firewall::new(options);
+    let result = firewall.ensure(&rules).await;
+    (firewall, result)
+}
+
+async fn keep(options: FirewallOptions, mut wanted: watch::Receiver<Wanted>, say: mpsc::Sender<Looked>) {
     let mut told = Told::new();
     let mut pause = Pause(RETRY.0);
     let mut restraint = Restraint { left: REPAIRS.0, counted: Instant::now() };
+    let Wanted { mut rules, .. } = wanted.borrow_and_update().clone();
+    let (mut firewall, mut result) = first_look(options, rules.clone()).await;
     loop {
-        let Wanted { rules, resync } = wanted.borrow_and_update().clone();
-        firewall.set_resync(resync);
-        let result = firewall.ensure(&rules).await;
         let looked = told.tell(&result, &rules, firewall.choice());
         let calm = restraint.allows(looked.repaired > 0, Instant::now());
         told.fight(calm);
@@ -148,6 +164,10 @@ async fn keep(mut firewall: Firewall, mut wanted: watch::Receiver<Wanted>, say: 
             () = firewall.changed() => {}
             () = tokio::time::sleep(next) => {}
         }
+        let Wanted { rules: now, resync } = wanted.borrow_and_update().clone();
+        rules = now;
+        firewall.set_resync(resync);
+        result = firewall.ensure(&rules).await;
     }
 }
 
