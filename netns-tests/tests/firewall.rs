@@ -135,9 +135,11 @@ fn what_the_host_lacks_is_said_with_its_cure_and_left_as_it_is() -> Result<()> {
         node.run(&format!("sysctl -q -w net.ipv4.{name}={value}"))?;
     }
     let daemon = lab.flanneld(1)?;
-    let log = daemon.process().log();
     for cure in ["sysctl -w net.ipv4.ip_forward=1", "sysctl -w net.ipv4.conf.eth0.rp_filter=2"] {
-        assert!(log.contains(cure), "{cure}: {log}");
+        lab.eventually(&daemon, "the cure is named", || {
+            ensure!(daemon.process().log().contains(cure), "not {cure}");
+            Ok(())
+        })?;
     }
     for (name, value) in bad {
         assert_eq!(node.run(&format!("sysctl -n net.ipv4.{name}"))?.trim(), value, "{name}");

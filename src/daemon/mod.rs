@@ -186,7 +186,6 @@ pub async fn run<S: LeaseStore, K: Kernel>(
     };
     let lease = &started.acquired.lease.held;
     let network = started.claim.config.network;
-    let external = started.underlay.external.name.clone();
     let chosen = (started.choice, started.underlay);
     let below = Below::new(&mut kernel, chosen, &settings.store_addresses);
     let own = Own {
@@ -204,7 +203,6 @@ pub async fn run<S: LeaseStore, K: Kernel>(
         direct_routing: started.claim.config.vxlan.direct_routing,
         blackhole: settings.blackhole,
     };
-    rules::check_host(&external, &wanted.vtep.name);
     let leases = LeaseSet::new(own).with_grace(settings.peer_grace);
     let data_plane = DataPlane::new(kernel, leases, wanted).having_seen(started.observed);
     let lease = (started.claim, started.acquired);

@@ -8,7 +8,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
-use tracing::{error, info, warn};
+use tracing::{debug, error, info, warn};
 
 use super::Settings;
 use crate::firewall::checks::{KernelSettings, warnings};
@@ -52,8 +52,13 @@ pub(super) struct Rules {
 }
 
 impl Rules {
-    /// Starts the task.
-    pub(super) fn start(settings: &Settings, config: &NetworkConfig, overlay: Overlay) -> Self {
+    /// Starts the task. `links` are those that pods' packets come and go by.
+    pub(super) fn start(
+        settings: &Settings,
+        config: &NetworkConfig,
+        overlay: Overlay,
+        links: [IfName; 2],
+    ) -> Self {
         let former = settings.previous_overlay;
         let rules = RuleSet::new(overlay, former, &settings.rules);
         let (wanted, follow) = watch::channel(Wanted { rules, resync: settings.firewall_resync });
@@ -65,7 +70,8 @@ impl Rules {
                 resync: settings.firewall_resync,
                 lock_wait: FirewallOptions::LOCK_WAIT,
             };
-            tokio::spawn(keep(options, follow, say))
+            let first = begin(options.clone(), wanted.borrow().rules.clone(), links);
+            tokio::spawn(keep(options, first, follow, say))
         });
         Self { wanted, settings: settings.clone(), looked, task }
     }
@@ -111,8 +117,8 @@ impl Drop for Rules {
 }
 
 /// Says what in the kernel's settings keeps pods from being reached; changes nothing.
-pub(super) fn check_host(external: &IfName, vtep: &IfName) {
-    for warning in warnings(&KernelSettings::read(&[external.clone(), vtep.clone()])) {
+fn check_host(links: &[IfName]) {
+    for warning in warnings(&KernelSettings::read(links)) {
         warn!(cure = %warning.cure, "{}", warning.problem);
     }
 }
@@ -120,31 +126,45 @@ pub(super) fn check_host(external: &IfName, vtep: &IfName) {
 /// What came of a look.
 type Ensured = Result<Applied, FirewallError>;
 
-/// On a thread of its own, since the kernel takes as long for the first rules as for the device, and both can be made at once.
-async fn first_look(options: FirewallOptions, rules: RuleSet) -> (Firewall, Ensured) {
+/// Begins the first look, on a thread of its own: the kernel takes as long for the first rules as for the device, and both can be
+/// made at once. Without a thread nothing comes.
+fn begin(
+    options: FirewallOptions,
+    rules: RuleSet,
+    links: [IfName; 2],
+) -> oneshot::Receiver<(Firewall, Ensured)> {
     let (done, looked) = oneshot::channel();
-    let (runtime, wanted) = (Handle::current(), (options.clone(), rules.clone()));
+    let runtime = Handle::current();
     let look = move || {
-        let mut firewall = Firewall::new(wanted.0);
-        let result = runtime.block_on(firewall.ensure(&wanted.1));
+        let mut firewall = Firewall::new(options);
+        let result = runtime.block_on(firewall.ensure(&rules));
         let _ = done.send((firewall, result));
+        check_host(&links);
     };
-    if thread::Builder::new().spawn(look).is_ok()
-        && let Ok(looked) = looked.await
-    {
-        return looked;
+    if let Err(error) = thread::Builder::new().spawn(look) {
+        debug!(%error, "no thread for the first look at the rules");
     }
-    let mut firewall = Firewall::new(options);
-    let result = firewall.ensure(&rules).await;
-    (firewall, result)
+    looked
 }
 
-async fn keep(options: FirewallOptions, mut wanted: watch::Receiver<Wanted>, say: mpsc::Sender<Looked>) {
+async fn keep(
+    options: FirewallOptions,
+    first: oneshot::Receiver<(Firewall, Ensured)>,
+    mut wanted: watch::Receiver<Wanted>,
+    say: mpsc::Sender<Looked>,
+) {
     let mut told = Told::new();
     let mut pause = Pause(RETRY.0);
     let mut restraint = Restraint { left: REPAIRS.0, counted: Instant::now() };
     let Wanted { mut rules, .. } = wanted.borrow_and_update().clone();
-    let (mut firewall, mut result) = first_look(options, rules.clone()).await;
+    let (mut firewall, mut result) = match first.await {
+        Ok(looked) => looked,
+        Err(_) => {
+            let mut firewall = Firewall::new(options);
+            let result = firewall.ensure(&rules).await;
+            (firewall, result)
+        }
+    };
     loop {
         let looked = told.tell(&result, &rules, firewall.choice());
         let calm = restraint.allows(looked.repaired > 0, Instant::now());

@@ -111,10 +111,11 @@ impl<S: LeaseStore, K: Kernel> Running<S, K> {
         data_plane: DataPlane<K>,
     ) -> Self {
         let overlay = Overlay { network: claim.config.network, subnet: acquired.lease.held.subnet };
+        let links = [data_plane.vtep().parent.clone(), data_plane.vtep().name.clone()];
         let file = SubnetFile::new(&settings, claim.config.network, data_plane.vtep().mtu);
         Self {
             watch: Watch::start(&store, &acquired.snapshot),
-            rules: Rules::start(&settings, &claim.config, overlay),
+            rules: Rules::start(&settings, &claim.config, overlay, links),
             settings,
             lease: acquired.lease,
             first: acquired.snapshot,
