@@ -34,7 +34,7 @@
 //! | CA alone, mixed schemes | `store_tls`: `a_ca_alone_is_enough…`, `each_endpoint_has_a_scheme_of_its_own` |
 //! | all endpoints tried | `store_faults`: `dead_members_cost_no_call`, `a_killed_member…`, `a_paused_member…`; `store_cluster` |
 //! | login, its token lost or run out, also under a watch | `store_faults`: `a_login_survives…`; `store_cluster`: `a_token_that_ran_out…`, `a_change_of_users…` |
-//! | a deadline for every call, keepalive 30 s/10 s | `store_faults`: `nothing_blocks_when…`, `a_half_open_connection…`; `store_cluster`: `a_watch_on_which_nothing_can_come…` |
+//! | a deadline for every call, keepalive 3 s/1 s (TCP) and 30 s/10 s (HTTP/2) | `store_faults`: `nothing_blocks_when…`, `a_half_open_connection…`; `store_cluster`: `a_watch_on_which_nothing_can_come…` |
 //! | a retried write is made once | `store_faults`: `a_write_whose_answer_was_lost_is_recognised` |
 #![allow(
     clippy::unwrap_used,
