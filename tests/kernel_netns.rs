@@ -473,6 +473,9 @@ fn the_host_is_read_in_index_order() {
         run("ip addr add 10.9.0.7/24 dev wg0 valid_lft 1000 preferred_lft 0");
         run("ip route add default via 10.8.0.1 metric 50");
         run("ip route add default metric 40 nexthop via 10.8.0.2 dev wg0 nexthop via 10.8.0.3 dev wg0");
+        // The kernel dumps these in front of the default routes: half of the world through a VPN, and "this network" to nowhere.
+        run("ip route add 0.0.0.0/1 via 10.8.0.4");
+        run("ip route add blackhole 0.0.0.0/8");
         let host = node.kernel.host().unwrap();
         let names: Vec<&str> = host.links.iter().map(|link| link.name.as_str()).collect();
         assert_eq!(names.iter().filter(|name| ["lo", "wg0", "far0"].contains(name)).count(), 3);

@@ -80,8 +80,8 @@ pub(super) fn host(requests: &mut Requests) -> Result<Host, KernelError> {
     Ok(Host { default_routes: default_routes.collect(), links: links.collect(), kernel: kernel_version() })
 }
 
-/// Those of the main table. The kernel dumps a table in order of destination, so that they come first: a look at the host does not
-/// go through the routes to thousands of peers.
+/// Those of the main table. The kernel dumps a table in order of destination, so that they come first, among others that begin at
+/// 0.0.0.0: a look at the host does not go through the routes to thousands of peers.
 fn default_routes() -> Result<Vec<parse::RouteEntry>, Refusal> {
     let (mut found, mut end) = (Vec::new(), Ok(()));
     Requests::beginning_of_dump(wire::routes, |message| {
@@ -89,12 +89,12 @@ fn default_routes() -> Result<Vec<parse::RouteEntry>, Refusal> {
             end = message.outcome();
             return ControlFlow::Break(());
         }
-        match parse::route(message.payload).filter(|entry| entry.main_table) {
-            Some(entry) if entry.route(None).dst.prefix() == 0 => found.push(entry),
-            Some(_) => return ControlFlow::Break(()),
-            None => {}
-        }
-        ControlFlow::Continue(())
+        let entry = parse::route(message.payload).filter(|entry| entry.main_table);
+        let Some((dst, entry)) = entry.map(|entry| (entry.route(None).dst, entry)) else {
+            return ControlFlow::Continue(());
+        };
+        found.extend((dst.prefix() == 0).then_some(entry));
+        if dst.network().is_unspecified() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
     })?;
     match end {
         // The table is made with its first route.
