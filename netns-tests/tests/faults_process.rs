@@ -93,7 +93,7 @@ fn stopped_beyond_its_lease_it_leaves_the_subnet_to_a_new_owner_and_else_leases_
     held.ensure_on(lab.node(2)?, DEVICE)?;
     // The third node has to hear of it, or the ping would not have to be answered again.
     lab.wait_node_converged(&witness)?;
-    leaves_the_subnet_to_the_new_owner(&lab, &usurped, &pod, &before[0])?;
+    // This one first: who loses its subnet may draw any free one.
     Scene::new(&lab, &left).with_traffic(&ping).fault(
         "lease expired during SIGSTOP and taken by nobody, SIGCONT",
         Since::Fault,
@@ -104,7 +104,8 @@ fn stopped_beyond_its_lease_it_leaves_the_subnet_to_a_new_owner_and_else_leases_
             [&left, &witness].into_iter().try_for_each(|daemon| lab.ensure_node_converged(daemon))
         },
     )?;
-    ping.finish().map(drop)
+    ping.finish()?;
+    leaves_the_subnet_to_the_new_owner(&lab, &usurped, &pod, &before[0])
 }
 
 fn leaves_the_subnet_to_the_new_owner(
