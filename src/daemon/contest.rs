@@ -7,8 +7,12 @@ use std::time::Duration;
 
 use crate::model::device::DeviceStep;
 use crate::model::diff::Plan;
-use crate::model::fights::{Fights, Verdict};
+use crate::model::fights::{BURST, Fights, Verdict};
 use crate::model::state::EntryKey;
+
+/// How many corrections of an entry are made at once. `ip neigh flush` and `ip route flush` are no fight, although they delete what
+/// came back up to ten times, and may be typed more than once.
+const ENTRY_BURST: u32 = 3 * BURST;
 
 /// Something that can be fought over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -111,7 +115,8 @@ impl Contest {
         words: impl FnOnce() -> (&'static str, String),
         begun: &mut Begun,
     ) -> bool {
-        let Verdict::Wait { until, begins } = self.fights.ask(part, now) else { return true };
+        let burst = if matches!(part, Part::Entry(_)) { ENTRY_BURST } else { BURST };
+        let Verdict::Wait { until, begins } = self.fights.ask_for(part, burst, now) else { return true };
         self.due = Some(self.due.map_or(until, |due| due.min(until)));
         if begins {
             let (kind, example) = words();
@@ -124,7 +129,6 @@ impl Contest {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::fights::BURST;
     use crate::model::state::{Operation, Route};
     use crate::model::{MacAddr, Mtu};
 
@@ -161,10 +165,10 @@ mod tests {
     fn entries_are_told_apart() {
         let (mut contest, mut begun) = (Contest::default(), Begun::new());
         let put = |slot| Operation::PutRoute(Route::overlay(format!("10.200.{slot}.0/24").parse().unwrap()));
-        for round in 0..=BURST {
+        for round in 0..=ENTRY_BURST {
             let mut plan = Plan { operations: vec![put(2)], ..Plan::default() };
             contest.admit_operations(&mut plan, NOW, &mut begun);
-            assert_eq!(plan.operations.len(), usize::from(round < BURST));
+            assert_eq!(plan.operations.len(), usize::from(round < ENTRY_BURST));
         }
         let mut plan = Plan { operations: vec![put(2), put(3)], ..Plan::default() };
         contest.admit_operations(&mut plan, NOW, &mut begun);

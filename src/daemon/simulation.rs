@@ -71,7 +71,7 @@ mod tests {
     }
 
     #[test]
-    #[ignore = "replays a seed: SIMULATION='SEED NODES'"]
+    #[ignore = "the tests beside it run it, each seed in a process of its own; by hand with SIMULATION='SEED NODES'"]
     fn one_seed() {
         let [seed, nodes] =
             [0, 1].map(|at| env::var("SIMULATION").unwrap().split(' ').nth(at).unwrap().parse().unwrap());

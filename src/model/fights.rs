@@ -8,7 +8,7 @@ use std::time::Duration;
 
 /// How many corrections of one thing are made at once.
 pub const BURST: u32 = 10;
-/// Afterwards one correction each; after `BURST` quiet ones the fight is over.
+/// Afterwards one correction each; after as many quiet ones as the burst has corrections the fight is over.
 pub const PERIOD: Duration = Duration::from_secs(10);
 
 /// Fewer than so many are not worth tidying up.
@@ -52,6 +52,11 @@ impl<K: Ord> Default for Fights<K> {
 impl<K: Ord> Fights<K> {
     /// Somebody has changed `what` and it ought to be corrected. Counts the correction if the answer is yes.
     pub fn ask(&mut self, what: K, now: Duration) -> Verdict {
+        self.ask_for(what, BURST, now)
+    }
+
+    /// The same for something of which `burst` corrections are made at once.
+    pub fn ask_for(&mut self, what: K, burst: u32, now: Duration) -> Verdict {
         if self.bouts.len() >= self.crowded {
             self.bouts.retain(|_, bout| bout.earned > now);
             self.crowded = (self.bouts.len() * 2).max(CROWDED);
@@ -60,7 +65,7 @@ impl<K: Ord> Fights<K> {
         if bout.earned <= now {
             *bout = Bout { earned: now, told: false };
         }
-        let free_from = bout.earned.saturating_sub(PERIOD * (BURST - 1));
+        let free_from = bout.earned.saturating_sub(PERIOD * burst.saturating_sub(1));
         if free_from <= now {
             bout.earned += PERIOD;
             return Verdict::Correct;
