@@ -3,8 +3,10 @@
 //! The table and its chains have the names the Go daemon gives them, so that it finds them if somebody goes back. The
 //! same sockets tell what else is on the host: the tables of iptables-nft are ordinary nftables tables.
 
+mod attributes;
 mod decode;
 mod encode;
+mod family;
 #[cfg(any(test, fuzzing))]
 #[path = "../../fuzz/bodies/nftables.rs"]
 #[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
@@ -14,16 +16,14 @@ mod socket;
 
 use std::collections::BTreeSet;
 
-use netlink_packet_netfilter::NetfilterProtoFamily as Family;
-use netlink_packet_netfilter::nftables::{
-    ChainMessage, InetHookNumber, NfTablesMessage, RuleAttribute, RuleMessage, TableMessage,
-};
 use nix::errno::Errno;
+use nix::libc;
 
 pub(super) use self::ruleset::Ruleset;
 
 use self::decode::{Dumped, SeenChain, SeenRule, Subject};
 use self::encode::Chain;
+use self::family::Family;
 use self::ruleset::{OUR_CHAINS, TABLE, TABLE_V6};
 use self::socket::{Notification, Notifications, Refusal, Requests};
 use super::FirewallError;
@@ -62,7 +62,7 @@ impl Nftables {
             Ok(notifications) => notifications,
             Err(error) => return failed(Errno::from_raw(error.raw_os_error().unwrap_or_default())),
         };
-        match requests.dump(|sequence| encode::dump(Family::Unspec, all_tables(), sequence)) {
+        match requests.dump(encode::list_tables) {
             Err(Refusal::Errno(errno)) => failed(errno),
             _ => Ok(Some(Self { requests, notifications, watched: BTreeSet::new(), noticed: false })),
         }
@@ -74,9 +74,8 @@ impl Nftables {
     pub(super) fn observe(&mut self, masquerade_in_iptables: bool) -> Result<Ruleset, FirewallError> {
         self.notifications.queued();
         self.noticed = false;
-        let tables = self.dump("list the tables of nftables", Family::Unspec, &all_tables())?;
-        let all_chains = NfTablesMessage::GetChain(ChainMessage { attributes: Vec::new() });
-        let chains = self.dump("list the chains of nftables", Family::Unspec, &all_chains)?;
+        let tables = self.dump("list the tables of nftables", encode::list_tables)?;
+        let chains = self.dump("list the chains of nftables", encode::list_chains)?;
         let mut ruleset = Ruleset {
             tables: tables.iter().filter_map(Dumped::table).collect(),
             chains: chains.iter().filter_map(Dumped::chain).collect(),
@@ -109,7 +108,7 @@ impl Nftables {
             if OUR_CHAINS.contains(&chain.as_str()) || !ruleset.forward_chains.insert(chain.clone()) {
                 continue;
             }
-            for rule in self.rules(Family::IPv4, "filter", &chain)? {
+            for rule in self.rules(Family::IPV4, "filter", &chain)? {
                 ruleset.iptables_forward_drops |= rule.drops;
                 open.extend(rule.jumps);
             }
@@ -132,23 +131,15 @@ impl Nftables {
 
     /// `nft list chain FAMILY TABLE CHAIN`. A rule that cannot be read counts as one that may drop.
     fn rules(&mut self, family: Family, table: &str, chain: &str) -> Result<Vec<SeenRule>, FirewallError> {
-        let attributes = vec![RuleAttribute::Table(table.to_owned()), RuleAttribute::Chain(chain.to_owned())];
-        let request = NfTablesMessage::GetRule(RuleMessage { attributes });
         let unreadable = SeenRule { drops: true, conditional: true, ..SeenRule::default() };
         let doing = format!("list chain {chain} of table {} {table}", word(family));
-        let messages = self.dump(&doing, family, &request)?;
+        let messages = self.dump(&doing, |sequence| encode::list_chain(family, table, chain, sequence))?;
         let rule = |message: &Dumped| message.rule().unwrap_or_else(|_| Some(unreadable.clone()));
         Ok(messages.iter().filter_map(rule).collect())
     }
 
-    fn dump(
-        &mut self,
-        doing: &str,
-        family: Family,
-        request: &NfTablesMessage,
-    ) -> Result<Vec<Dumped>, FirewallError> {
-        let bytes = |sequence| encode::dump(family, request.clone(), sequence);
-        match self.requests.dump(bytes) {
+    fn dump(&mut self, doing: &str, request: impl Fn(u32) -> Vec<u8>) -> Result<Vec<Dumped>, FirewallError> {
+        match self.requests.dump(request) {
             // A table or chain that went away since it was listed has no rules.
             Err(Refusal::Errno(Errno::ENOENT)) => Ok(Vec::new()),
             other => other.map_err(|refusal| refused(doing, refusal)),
@@ -167,9 +158,9 @@ impl Nftables {
         }
         let Some(wrong) = self.difference(&chains, ruleset)? else { return Ok(None) };
         let mut batch = vec![
-            encode::add_table(Family::IPv4, TABLE, TABLE_COMMENT),
-            encode::delete_table(Family::IPv4, TABLE),
-            encode::add_table(Family::IPv4, TABLE, TABLE_COMMENT),
+            encode::add_table(Family::IPV4, TABLE, TABLE_COMMENT),
+            encode::delete_table(Family::IPV4, TABLE),
+            encode::add_table(Family::IPV4, TABLE, TABLE_COMMENT),
         ];
         for chain in &chains {
             batch.push(encode::add_chain(TABLE, chain));
@@ -182,7 +173,7 @@ impl Nftables {
 
     /// The first thing about our table that is not as it should be.
     fn difference(&mut self, chains: &[Chain], ruleset: &Ruleset) -> Result<Option<String>, FirewallError> {
-        let table = ruleset.tables.iter().find(|table| table.family == Family::IPv4 && table.name == TABLE);
+        let table = ruleset.tables.iter().find(|table| table.family == Family::IPV4 && table.name == TABLE);
         match table {
             None => return Ok(Some("table ip flannel-ipv4 was missing".to_owned())),
             Some(table) if !table.plain => return Ok(Some("table ip flannel-ipv4 had flags".to_owned())),
@@ -193,7 +184,7 @@ impl Nftables {
             return Ok(Some(format!("table ip flannel-ipv4 had another chain, {}", foreign.name)));
         }
         for chain in chains {
-            let base = Some((chain.kind.to_owned(), u32::from(chain.hook), chain.priority));
+            let base = Some((chain.kind.to_owned(), chain.hook, chain.priority));
             let same =
                 |seen: &&&SeenChain| seen.name == chain.name && seen.base == base && !seen.policy_drops;
             if seen.iter().find(same).is_none() {
@@ -202,7 +193,7 @@ impl Nftables {
                     chain.name
                 )));
             }
-            let found = self.rules(Family::IPv4, TABLE, chain.name)?;
+            let found = self.rules(Family::IPV4, TABLE, chain.name)?;
             let comments = found.iter().map(|rule| rule.comment.as_deref());
             if !comments.eq(chain.rules.iter().map(|(_, comment)| Some(comment.as_str()))) {
                 return Ok(Some(format!("chain {} of table ip flannel-ipv4 had other rules", chain.name)));
@@ -216,9 +207,9 @@ impl Nftables {
         if !ruleset.has_table() {
             return Ok(None);
         }
-        let mut names = vec![(Family::IPv4, TABLE)];
+        let mut names = vec![(Family::IPV4, TABLE)];
         if ruleset.has_empty_v6() {
-            names.push((Family::IPv6, TABLE_V6));
+            names.push((Family::IPV6, TABLE_V6));
         }
         // Adding first makes deleting succeed in any case.
         let batch: Vec<_> = names
@@ -262,17 +253,13 @@ impl Nftables {
 
 /// The family in the words of `nft`.
 fn word(family: Family) -> &'static str {
-    if family == Family::Inet { "inet" } else { "ip" }
-}
-
-fn all_tables() -> NfTablesMessage {
-    NfTablesMessage::GetTable(TableMessage { attributes: Vec::new() })
+    if family == Family::INET { "inet" } else { "ip" }
 }
 
 /// Whether a change of `subject` can mean that something has to be repaired. A table of iptables-nft that goes takes
 /// its chains with it, each with a notification of its own.
 fn concerns(watched: &BTreeSet<(String, String)>, subject: &Subject) -> bool {
-    let Subject { family: Family::IPv4, table, chain } = subject else { return false };
+    let Subject { family: Family::IPV4, table, chain } = subject else { return false };
     let is_watched = |name: &String| watched.iter().any(|(of, chain)| (of, chain) == (table, name));
     table == TABLE || chain.as_ref().is_some_and(is_watched)
 }
@@ -290,7 +277,7 @@ fn chains(rules: &RuleSet) -> Vec<Chain> {
     let masquerade = chain(
         "postrtg",
         "nat",
-        InetHookNumber::PostRouting,
+        libc::NF_INET_POST_ROUTING,
         100,
         "chain to manage traffic masquerading by flannel",
         &rules.masquerade,
@@ -298,7 +285,7 @@ fn chains(rules: &RuleSet) -> Vec<Chain> {
     let forward = chain(
         "forward",
         "filter",
-        InetHookNumber::Forward,
+        libc::NF_INET_FORWARD,
         0,
         "chain to accept flannel traffic",
         &rules.forward,
@@ -378,14 +365,14 @@ mod tests {
     fn only_our_table_and_watched_chains_concern_us() {
         let watched = BTreeSet::from([("filter".to_owned(), "FORWARD".to_owned())]);
         for (family, table, chain, expected) in [
-            (Family::IPv4, "flannel-ipv4", None, true),
-            (Family::IPv4, "flannel-ipv4", Some("any"), true),
-            (Family::IPv6, "flannel-ipv4", None, false),
-            (Family::IPv4, "filter", Some("FORWARD"), true),
-            (Family::IPv4, "filter", Some("INPUT"), false),
-            (Family::IPv4, "filter", None, false),
-            (Family::IPv4, "nat", Some("FORWARD"), false),
-            (Family::Inet, "filter", Some("FORWARD"), false),
+            (Family::IPV4, "flannel-ipv4", None, true),
+            (Family::IPV4, "flannel-ipv4", Some("any"), true),
+            (Family::IPV6, "flannel-ipv4", None, false),
+            (Family::IPV4, "filter", Some("FORWARD"), true),
+            (Family::IPV4, "filter", Some("INPUT"), false),
+            (Family::IPV4, "filter", None, false),
+            (Family::IPV4, "nat", Some("FORWARD"), false),
+            (Family::INET, "filter", Some("FORWARD"), false),
         ] {
             let subject = Subject { family, table: table.to_owned(), chain: chain.map(str::to_owned) };
             assert_eq!(concerns(&watched, &subject), expected, "{subject:?}");

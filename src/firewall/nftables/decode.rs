@@ -2,32 +2,13 @@
 //! most of it.
 
 use netlink_packet_core::{DecodeError, NLA_HEADER_SIZE, NlasIterator};
-use netlink_packet_netfilter::NetfilterProtoFamily;
 use nix::libc;
+
+use super::attributes::*;
+use super::family::Family;
 
 /// Size of `nfgenmsg`, whose first byte is the family.
 const NFGENMSG: usize = 4;
-
-// Attributes, from linux/netfilter/nf_tables.h. The table's name is attribute 1 of tables, chains and rules.
-const NFTA_TABLE: u16 = 1;
-const NFTA_TABLE_FLAGS: u16 = 2;
-const NFTA_CHAIN_NAME: u16 = 3;
-const NFTA_CHAIN_HOOK: u16 = 4;
-const NFTA_CHAIN_POLICY: u16 = 5;
-const NFTA_CHAIN_USE: u16 = 6;
-const NFTA_CHAIN_TYPE: u16 = 7;
-const NFTA_HOOK_HOOKNUM: u16 = 1;
-const NFTA_HOOK_PRIORITY: u16 = 2;
-const NFTA_RULE_CHAIN: u16 = 2;
-const NFTA_RULE_EXPRESSIONS: u16 = 4;
-const NFTA_RULE_USERDATA: u16 = 7;
-const NFTA_EXPR_NAME: u16 = 1;
-const NFTA_EXPR_DATA: u16 = 2;
-const NFTA_IMMEDIATE_DATA: u16 = 2;
-const NFTA_DATA_VERDICT: u16 = 2;
-const NFTA_VERDICT_CODE: u16 = 1;
-const NFTA_VERDICT_CHAIN: u16 = 2;
-const NFTA_TARGET_NAME: u16 = 1;
 
 /// Expressions that every packet passes, or that end its way.
 const UNCONDITIONAL: [&str; 5] = ["counter", "immediate", "log", "reject", "target"];
@@ -37,7 +18,7 @@ const DROP: u32 = 0;
 /// A table (`nft list tables`).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct SeenTable {
-    pub(super) family: NetfilterProtoFamily,
+    pub(super) family: Family,
     pub(super) name: String,
     /// No flag is set: among them is `dormant`, which switches a table off.
     pub(super) plain: bool,
@@ -46,11 +27,11 @@ pub(super) struct SeenTable {
 /// A chain (`nft list chains`).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct SeenChain {
-    pub(super) family: NetfilterProtoFamily,
+    pub(super) family: Family,
     pub(super) table: String,
     pub(super) name: String,
     /// Type, hook number and priority of a base chain.
-    pub(super) base: Option<(String, u32, u32)>,
+    pub(super) base: Option<(String, libc::c_int, libc::c_int)>,
     pub(super) policy_drops: bool,
     /// How many rules it has, and how many refer to it.
     pub(super) uses: u32,
@@ -71,7 +52,7 @@ pub(super) struct SeenRule {
 /// Which object a notification is about; `None` for kinds of objects that do not concern us.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Subject {
-    pub(super) family: NetfilterProtoFamily,
+    pub(super) family: Family,
     pub(super) table: String,
     /// `None`: the table itself.
     pub(super) chain: Option<String>,
@@ -100,11 +81,11 @@ impl Dumped {
     }
 
     /// Family and attributes of a message of this kind.
-    fn attributes(&self, wanted: libc::c_int) -> Option<(NetfilterProtoFamily, &[u8])> {
+    fn attributes(&self, wanted: libc::c_int) -> Option<(Family, &[u8])> {
         let (family, attributes) = (self.payload.first()?, self.payload.get(NFGENMSG..)?);
         let [subsystem, kind] = self.kind.to_be_bytes().map(i32::from);
         let ours = subsystem == libc::NFNL_SUBSYS_NFTABLES && kind == wanted;
-        ours.then(|| (NetfilterProtoFamily::from(*family), attributes))
+        ours.then_some((Family(*family), attributes))
     }
 
     pub(super) fn table(&self) -> Option<SeenTable> {
@@ -117,7 +98,7 @@ impl Dumped {
         let (family, attributes) = self.attributes(libc::NFT_MSG_NEWCHAIN)?;
         let number_of = |kind| number(find(attributes, kind)?);
         let hook = find(attributes, NFTA_CHAIN_HOOK).and_then(|hook| {
-            Some((number(find(hook, NFTA_HOOK_HOOKNUM)?)?, number(find(hook, NFTA_HOOK_PRIORITY)?)?))
+            Some((signed(find(hook, NFTA_HOOK_HOOKNUM)?)?, signed(find(hook, NFTA_HOOK_PRIORITY)?)?))
         });
         let kind = find(attributes, NFTA_CHAIN_TYPE).map(text).unwrap_or_default();
         Some(SeenChain {
@@ -189,6 +170,10 @@ fn number(value: &[u8]) -> Option<u32> {
     Some(u32::from_be_bytes(*value.first_chunk()?))
 }
 
+fn signed(value: &[u8]) -> Option<libc::c_int> {
+    Some(libc::c_int::from_be_bytes(*value.first_chunk()?))
+}
+
 /// The comment in user data as `nft` writes it: entries of type, length, value; a comment has type 0.
 pub(super) fn comment(mut data: &[u8]) -> Option<String> {
     while let [kind, length, rest @ ..] = data {
@@ -218,7 +203,7 @@ pub(super) fn subject(kind: u16, payload: &[u8]) -> Option<Subject> {
     };
     let attributes = payload.get(NFGENMSG..)?;
     let name = |wanted| find(attributes, wanted).map(text);
-    let family = NetfilterProtoFamily::from(*payload.first()?);
+    let family = Family(*payload.first()?);
     Some(Subject { family, table: name(NFTA_TABLE)?, chain: chain_name.and_then(name) })
 }
 
@@ -305,15 +290,15 @@ mod tests {
         );
         let chain = |name: &str| Some(name.to_owned());
         for (request, expected) in [
-            (add_table(NetfilterProtoFamily::IPv4, "t", "a comment"), None),
-            (delete_table(NetfilterProtoFamily::IPv4, "t"), None),
+            (add_table(Family::IPV4, "t", "a comment"), None),
+            (delete_table(Family::IPV4, "t"), None),
             (add_rule("t", "c", &rules.masquerade[0], "a comment"), chain("c")),
         ] {
             let bytes = batch(&[request], 1);
             let begin = usize::try_from(u32::from_ne_bytes(bytes[..4].try_into().unwrap())).unwrap();
             let message = NetlinkBuffer::new(&bytes[begin..]);
             let seen = subject(message.message_type(), message.payload());
-            let family = NetfilterProtoFamily::IPv4;
+            let family = Family::IPV4;
             assert_eq!(seen, Some(Subject { family, table: "t".to_owned(), chain: expected }));
             assert_eq!(subject(message.message_type() ^ 0x100, message.payload()), None, "another subsystem");
             assert_eq!(subject(message.message_type(), &[]), None);

@@ -2,9 +2,10 @@
 
 use std::collections::BTreeSet;
 
-use netlink_packet_netfilter::NetfilterProtoFamily as Family;
+use nix::libc;
 
 use super::decode::{SeenChain, SeenTable};
+use super::family::Family;
 
 /// Our table, with the Go daemon's name for it.
 pub(super) const TABLE: &str = "flannel-ipv4";
@@ -17,8 +18,6 @@ const IPTABLES_CHAINS: [&str; 5] = ["PREROUTING", "INPUT", "FORWARD", "OUTPUT", 
 /// Chains in them that hold our rules, or those of the Go daemon.
 pub(super) const OUR_CHAINS: [&str; 2] = ["FLANNEL-POSTRTG", OUR_FORWARD];
 const OUR_FORWARD: &str = "FLANNEL-FWD";
-/// `NF_INET_FORWARD`
-const HOOK_FORWARD: u32 = 2;
 
 /// What nftables holds on this host, read at one time.
 #[derive(Debug, Default)]
@@ -36,7 +35,7 @@ pub(in crate::firewall) struct Ruleset {
 impl Ruleset {
     /// The chains of an IPv4 table.
     pub(super) fn chains_of(&self, table: &'static str) -> impl Iterator<Item = &SeenChain> {
-        self.chains.iter().filter(move |chain| chain.family == Family::IPv4 && chain.table == table)
+        self.chains.iter().filter(move |chain| chain.family == Family::IPV4 && chain.table == table)
     }
 
     /// The chains iptables-nft works with: in a table of its own all base chains have the built-in names.
@@ -71,12 +70,12 @@ impl Ruleset {
 
     /// A table of ours, or of the Go daemon, is there.
     pub(in crate::firewall) fn has_table(&self) -> bool {
-        self.tables.iter().any(|table| table.family == Family::IPv4 && table.name == TABLE)
+        self.tables.iter().any(|table| table.family == Family::IPV4 && table.name == TABLE)
             || self.has_empty_v6()
     }
 
     pub(super) fn has_empty_v6(&self) -> bool {
-        let is_v6 = |family, name: &str| family == Family::IPv6 && name == TABLE_V6;
+        let is_v6 = |family, name: &str| family == Family::IPV6 && name == TABLE_V6;
         self.tables.iter().any(|table| is_v6(table.family, &table.name))
             && !self.chains.iter().any(|chain| is_v6(chain.family, &chain.table))
     }
@@ -84,10 +83,10 @@ impl Ruleset {
     /// Forward chains of other programs, not of iptables: what they drop no rule of ours can overrule.
     pub(super) fn foreign_forward(&self) -> impl Iterator<Item = &SeenChain> {
         self.chains.iter().filter(|chain| {
-            let hooked = matches!(&chain.base, Some((kind, HOOK_FORWARD, _)) if kind == "filter");
-            let concerns_us = matches!(chain.family, Family::IPv4 | Family::Inet);
+            let hooked = matches!(&chain.base, Some((kind, libc::NF_INET_FORWARD, _)) if kind == "filter");
+            let concerns_us = matches!(chain.family, Family::IPV4 | Family::INET);
             let reachable =
-                chain.family == Family::IPv4 && chain.table == "filter" && chain.name == "FORWARD";
+                chain.family == Family::IPV4 && chain.table == "filter" && chain.name == "FORWARD";
             hooked && concerns_us && !reachable && chain.table != TABLE
         })
     }
