@@ -6,6 +6,7 @@ use tokio::task::JoinSet;
 use tracing::info;
 
 use super::acquire::{AcquireError, Acquired, Claim, acquire, random_bytes};
+use super::rules::FirstLook;
 use super::underlay::Look;
 use super::waiting::{Waiting, no_config};
 use super::{Fatal, Reporter, Settings, underlay};
@@ -35,6 +36,8 @@ pub(super) struct Started {
     pub(super) claim: Claim,
     /// The lease and the listing it was decided on.
     pub(super) acquired: Acquired,
+    /// The first look at the firewall, waiting to hear of the subnet.
+    pub(super) first_look: Option<FirstLook>,
 }
 
 /// Runs the start up to the lease.
@@ -49,6 +52,7 @@ pub(super) async fn start<S: LeaseStore, K: Kernel>(
     now: Now,
 ) -> Result<Started, Fatal> {
     let (config, mut listing) = wait_for_config(store, reporter).await?;
+    let first_look = FirstLook::prepare(settings, &config);
     let choice = Choice::new(&settings.selectors, settings.public_ip, &config);
     let (underlay, host) = choose_underlay(&choice, kernel)?;
     let public_ip = underlay.public_ip;
@@ -75,7 +79,7 @@ pub(super) async fn start<S: LeaseStore, K: Kernel>(
     vtep.mac = acquired.lease.mac().unwrap_or(vtep.mac);
     info!(subnet = %lease.subnet, public_ip = %public_ip, mac = %vtep.mac,
         ttl_s = lease.ttl.map(|ttl| ttl.as_secs()), reservation = lease.ttl.is_none(), "subnet leased");
-    Ok(Started { choice, underlay, vtep, observed, claim, acquired })
+    Ok(Started { choice, underlay, vtep, observed, claim, acquired, first_look })
 }
 
 /// The MAC of a device that can stay: its MAC is what the peers know.

@@ -207,6 +207,7 @@ pub async fn run<S: LeaseStore, K: Kernel>(
     let data_plane = DataPlane::new(kernel, leases, wanted).having_seen(started.observed);
     let lease = (started.claim, started.acquired);
     settings.adjust(&options.borrow_and_update());
-    let running = Running::new((store, clock, reporter), settings, below, lease, data_plane);
+    let planes = (data_plane, started.first_look);
+    let running = Running::new((store, clock, reporter), settings, below, lease, planes);
     running.run(Inputs { stop, questions, options }).await
 }

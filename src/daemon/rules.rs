@@ -52,26 +52,21 @@ pub(super) struct Rules {
 }
 
 impl Rules {
-    /// Starts the task. `links` are those that pods' packets come and go by.
+    /// Starts the task with the first look. `links` are those that pods' packets come and go by.
     pub(super) fn start(
         settings: &Settings,
-        config: &NetworkConfig,
+        first: Option<FirstLook>,
         overlay: Overlay,
         links: [IfName; 2],
     ) -> Self {
         let former = settings.previous_overlay;
         let rules = RuleSet::new(overlay, former, &settings.rules);
-        let (wanted, follow) = watch::channel(Wanted { rules, resync: settings.firewall_resync });
         let (say, looked) = mpsc::channel(4);
-        let task = settings.firewall.map(|preference| {
-            let options = FirewallOptions {
-                preference,
-                enable_nftables: config.enable_nftables,
-                resync: settings.firewall_resync,
-                lock_wait: FirewallOptions::LOCK_WAIT,
-            };
-            let first = begin(options.clone(), wanted.borrow().rules.clone(), links);
-            tokio::spawn(keep(options, first, follow, say))
+        let wanted = Wanted { rules: rules.clone(), resync: settings.firewall_resync };
+        let (wanted, follow) = watch::channel(wanted);
+        let task = first.map(|FirstLook { options, begin, looked }| {
+            let _ = begin.send((rules, links));
+            tokio::spawn(keep(options, looked, follow, say))
         });
         Self { wanted, settings: settings.clone(), looked, task }
     }
@@ -126,25 +121,39 @@ fn check_host(links: &[IfName]) {
 /// What came of a look.
 type Ensured = Result<Applied, FirewallError>;
 
-/// Begins the first look, on a thread of its own: the kernel takes as long for the first rules as for the device, and both can be
-/// made at once. Without a thread nothing comes.
-fn begin(
+/// The first look, on a thread of its own: the kernel takes as long for the first rules as for the device, and both can be made at
+/// once. It gets ready while the store is still being asked for a lease, and begins when it hears which rules are wanted.
+#[derive(Debug)]
+pub(super) struct FirstLook {
     options: FirewallOptions,
-    rules: RuleSet,
-    links: [IfName; 2],
-) -> oneshot::Receiver<(Firewall, Ensured)> {
-    let (done, looked) = oneshot::channel();
-    let runtime = Handle::current();
-    let look = move || {
-        let mut firewall = Firewall::new(options);
-        let result = runtime.block_on(firewall.ensure(&rules));
-        let _ = done.send((firewall, result));
-        check_host(&links);
-    };
-    if let Err(error) = thread::Builder::new().spawn(look) {
-        debug!(%error, "no thread for the first look at the rules");
+    begin: oneshot::Sender<(RuleSet, [IfName; 2])>,
+    looked: oneshot::Receiver<(Firewall, Ensured)>,
+}
+
+impl FirstLook {
+    /// Gets ready for it; `None` if nobody keeps rules. Without a thread nothing comes of it.
+    pub(super) fn prepare(settings: &Settings, config: &NetworkConfig) -> Option<Self> {
+        let options = FirewallOptions {
+            preference: settings.firewall?,
+            enable_nftables: config.enable_nftables,
+            resync: settings.firewall_resync,
+            lock_wait: FirewallOptions::LOCK_WAIT,
+        };
+        let (begin, asked) = oneshot::channel();
+        let (done, looked) = oneshot::channel();
+        let (runtime, mut firewall) = (Handle::current(), Firewall::new(options.clone()));
+        let look = async move {
+            firewall.get_ready();
+            let Ok((rules, links)): Result<(RuleSet, [IfName; 2]), _> = asked.await else { return };
+            let result = firewall.ensure(&rules).await;
+            let _ = done.send((firewall, result));
+            check_host(&links);
+        };
+        if let Err(error) = thread::Builder::new().spawn(move || runtime.block_on(look)) {
+            debug!(%error, "no thread for the first look at the rules");
+        }
+        Some(Self { options, begin, looked })
     }
-    looked
 }
 
 async fn keep(
@@ -156,7 +165,7 @@ async fn keep(
     let mut told = Told::new();
     let mut pause = Pause(RETRY.0);
     let mut restraint = Restraint { left: REPAIRS.0, counted: Instant::now() };
-    let Wanted { mut rules, .. } = wanted.borrow_and_update().clone();
+    let Wanted { mut rules, resync } = wanted.borrow_and_update().clone();
     let (mut firewall, mut result) = match first.await {
         Ok(looked) => looked,
         Err(_) => {
@@ -165,6 +174,7 @@ async fn keep(
             (firewall, result)
         }
     };
+    firewall.set_resync(resync);
     loop {
         let looked = told.tell(&result, &rules, firewall.choice());
         let calm = restraint.allows(looked.repaired > 0, Instant::now());

@@ -18,7 +18,7 @@ use tracing::warn;
 
 use super::acquire::{Acquired, Claim, OwnLease};
 use super::data_plane::{DataPlane, Report, RoundLog};
-use super::rules::{Looked, Rules};
+use super::rules::{FirstLook, Looked, Rules};
 use super::{Fatal, Inputs, Reporter, Settings, SubnetFile};
 use crate::clock::{BootTime, Clock};
 use crate::kernel::{Change, Kernel, KernelError};
@@ -108,14 +108,14 @@ impl<S: LeaseStore, K: Kernel> Running<S, K> {
         settings: Settings,
         below: Below,
         (claim, acquired): (Claim, Acquired),
-        data_plane: DataPlane<K>,
+        (data_plane, first_look): (DataPlane<K>, Option<FirstLook>),
     ) -> Self {
         let overlay = Overlay { network: claim.config.network, subnet: acquired.lease.held.subnet };
         let links = [data_plane.vtep().parent.clone(), data_plane.vtep().name.clone()];
         let file = SubnetFile::new(&settings, claim.config.network, data_plane.vtep().mtu);
         Self {
             watch: Watch::start(&store, &acquired.snapshot),
-            rules: Rules::start(&settings, &claim.config, overlay, links),
+            rules: Rules::start(&settings, first_look, overlay, links),
             settings,
             lease: acquired.lease,
             first: acquired.snapshot,

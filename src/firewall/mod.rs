@@ -93,6 +93,13 @@ impl Firewall {
         Self { options, nftables: None, choice: None, searched: false, legacy: false }
     }
 
+    /// Opens what [`Firewall::ensure`] will use. What fails here fails there again, and is reported then.
+    pub fn get_ready(&mut self) {
+        if self.nftables.is_none() {
+            self.nftables = Nftables::open().ok().flatten();
+        }
+    }
+
     /// Makes the host hold exactly `rules`, and nothing that the Go daemon, another choice of firewall or other values left
     /// behind. What is right is not touched. New rules are in force before old ones go.
     ///
