@@ -41,18 +41,14 @@ pub fn init(verbosity: u8, journal_stream: Option<&OsStr>) -> Result<Verbosity, 
     Ok(Verbosity(handle))
 }
 
-/// Libraries only speak when something is wrong, whatever `-v` says.
-fn filter(verbosity: u8) -> Targets {
-    Targets::new().with_target("flanneld", level(verbosity)).with_default(LevelFilter::WARN)
-}
+/// Says something about each message to the kernel, which only the highest verbosity wants.
+const WIRE: &str = "flanneld::kernel::socket";
 
-/// 0 is about this node, 1 to 3 about each peer, 4 and more about each message on the wire.
-fn level(verbosity: u8) -> LevelFilter {
-    match verbosity {
-        0 => LevelFilter::INFO,
-        1..=3 => LevelFilter::DEBUG,
-        4.. => LevelFilter::TRACE,
-    }
+/// Libraries only speak when something is wrong, whatever `-v` says. 0 is about this node, 1 to 3 about each peer, 4 and more about
+/// each message on the wire. (There is no `TRACE` in a release: see `Cargo.toml`.)
+fn filter(verbosity: u8) -> Targets {
+    let from = |least: u8| if verbosity >= least { LevelFilter::DEBUG } else { LevelFilter::INFO };
+    Targets::new().with_target("flanneld", from(1)).with_target(WIRE, from(4)).with_default(LevelFilter::WARN)
 }
 
 /// Whether `DEVICE:INODE` of `$JOURNAL_STREAM` is that of stderr (`systemd.exec(5)`). The variable alone says nothing: it is
@@ -76,17 +72,19 @@ mod tests {
 
     #[test]
     fn verbosity_chooses_how_much_we_say_but_not_what_libraries_say() {
-        for (verbosity, most) in
-            [(0, Level::INFO), (1, Level::DEBUG), (3, Level::DEBUG), (4, Level::TRACE), (255, Level::TRACE)]
+        for (verbosity, peers, wire) in
+            [(0, false, false), (1, true, false), (3, true, false), (4, true, true), (255, true, true)]
         {
             let filter = filter(verbosity);
-            for level in [Level::ERROR, Level::WARN, Level::INFO, Level::DEBUG, Level::TRACE] {
-                assert_eq!(
-                    filter.would_enable("flanneld::store", &level),
-                    level <= most,
-                    "{verbosity} {level}"
-                );
-                assert_eq!(filter.would_enable("hyper", &level), level <= Level::WARN, "{verbosity} {level}");
+            for level in [Level::ERROR, Level::WARN, Level::INFO, Level::DEBUG] {
+                let debug = level == Level::DEBUG;
+                for (target, expected) in [
+                    ("flanneld::store", !debug || peers),
+                    (WIRE, !debug || wire),
+                    ("hyper", level <= Level::WARN),
+                ] {
+                    assert_eq!(filter.would_enable(target, &level), expected, "{verbosity} {target} {level}");
+                }
             }
         }
     }

@@ -12,7 +12,7 @@ use netlink_packet_core::{NLM_F_DUMP_INTR, NLM_F_MULTIPART, NLMSG_DONE, NLMSG_ER
 use nix::libc;
 use nix::sys::socket::{setsockopt, sockopt};
 use rtnetlink::sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
-use tracing::trace;
+use tracing::debug;
 
 use super::message::{Message, messages};
 use super::refusal::Refusal;
@@ -111,7 +111,7 @@ impl Requests {
         // Without it the kernel ignores the filters of a dump. Kernels before 4.20 have no such option: then the
         // answers are filtered here only, which is done in any case.
         if let Err(error) = socket.set_netlink_get_strict_chk(true) {
-            trace!(%error, "no strict checking of dump requests");
+            debug!(%error, "no strict checking of dump requests");
         }
         let mut address = SocketAddr::new(0, 0);
         socket.get_address(&mut address)?;
@@ -234,7 +234,7 @@ impl Requests {
 
     /// Sends the outbox, whose first request has the number `first`, and hands on every message that answers it.
     fn send_and_read(&mut self, first: u32, mut each: impl FnMut(&Message<'_>)) -> io::Result<Progress> {
-        trace!(bytes = self.outbox.len(), first, last = self.sequence, "netlink request");
+        debug!(bytes = self.outbox.len(), first, last = self.sequence, "netlink request");
         let expected = self.sequence.wrapping_sub(first);
         self.socket.send_to(&self.outbox, &SocketAddr::new(0, 0), 0)?;
         let (mut progress, mut complete) = (Progress::Silent, false);

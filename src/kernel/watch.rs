@@ -12,7 +12,7 @@ use rtnetlink::sys::Socket;
 use socket2::{SockFilter, SockRef};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
-use tracing::trace;
+use tracing::debug;
 
 use netlink_packet_core::NLM_F_REPLACE;
 
@@ -60,7 +60,7 @@ impl Watch {
     pub(super) fn open(receive_buffer: usize, scope: &Scope, own_port: u32) -> io::Result<Self> {
         let socket = socket::open(receive_buffer)?;
         if let Err(error) = SockRef::from(&socket).attach_filter(&without_our_own(own_port)) {
-            trace!(%error, "our own changes come back as notifications");
+            debug!(%error, "our own changes come back as notifications");
         }
         for group in GROUPS {
             socket.add_membership(group as u32)?;
