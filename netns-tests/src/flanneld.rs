@@ -1,5 +1,7 @@
 //! The daemon under test (or any binary with the same command line) as a process in a node.
 
+use std::io::{PipeReader, Read, Write};
+use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Command, ExitStatus};
 use std::sync::Arc;
@@ -127,6 +129,34 @@ pub fn told_under<W: AsRef<str>>(node: &Node, mut command: Command, words: &[W])
     Ok(Told { code: output.status.code(), out: text(&output.stdout), err: text(&output.stderr) })
 }
 
+/// Learns from the child of a `fork(2)` when it was about to call `execve(2)`.
+struct Stamp {
+    before: Instant,
+    told: PipeReader,
+}
+
+impl Stamp {
+    fn on(command: &mut Command) -> Result<Self> {
+        let (told, mut tell) = std::io::pipe()?;
+        let before = Instant::now();
+        // SAFETY: between fork and exec the hook reads a clock and writes to a pipe; it does not allocate or lock.
+        unsafe {
+            command.pre_exec(move || {
+                let nanoseconds = u64::try_from(before.elapsed().as_nanos()).unwrap_or(u64::MAX);
+                tell.write_all(&nanoseconds.to_ne_bytes())
+            });
+        }
+        Ok(Self { before, told })
+    }
+
+    /// Once the child is running.
+    fn read(mut self) -> Result<Instant> {
+        let mut bytes = [0; 8];
+        self.told.read_exact(&mut bytes).context("when the process was executed")?;
+        Ok(self.before + Duration::from_nanos(u64::from_ne_bytes(bytes)))
+    }
+}
+
 /// A running daemon. It is killed when this value is dropped; the data plane stays.
 #[derive(Debug)]
 pub struct Flanneld {
@@ -145,9 +175,9 @@ impl Flanneld {
         let notify = NotifySocket::bind(&path)?;
         let mut command = options.command()?;
         command.env("NOTIFY_SOCKET", notify.path());
-        let started = Instant::now();
+        let stamp = Stamp::on(&mut command)?;
         let process = Process::start(node, "flanneld", &mut command)?;
-        Ok(Self { process, notify, started })
+        Ok(Self { process, notify, started: stamp.read()? })
     }
 
     /// The process behind it.
@@ -173,7 +203,7 @@ impl Flanneld {
         &self.notify
     }
 
-    /// When it was started.
+    /// When it was executed: between `fork(2)`, which takes longer the larger the lab is, and `execve(2)`.
     #[must_use]
     pub fn started(&self) -> Instant {
         self.started
