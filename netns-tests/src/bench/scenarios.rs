@@ -153,6 +153,11 @@ impl Bench<'_> {
                 let name = format!("one lease {}, {peers} peers", word(step));
                 self.quantiles(&name, &bed.subject.name, &until_seen(&sent, step));
                 let Some(watched) = &watched else { continue };
+                self.quantiles(
+                    &format!("{name}, after a watch has it"),
+                    &bed.subject.name,
+                    &after(&sent, step, &watched.arrivals),
+                );
                 let starts = sent.iter().zip(&watched.arrivals).filter(|((other, ..), _)| *other == step);
                 let times: Sample = starts.map(|((_, start, _), at)| ms(*at - *start)).collect();
                 self.quantiles(&name, ETCD_FLOOR, &times);
@@ -170,12 +175,17 @@ impl Bench<'_> {
         let further: Vec<Peer> = (peers..peers + CHANGES).map(Peer::new).collect();
         let prepared = kernel::Prepared::new(bed.lab.node(1)?, &further)?;
         let follower = bed.client.watch_and(move |position| prepared.carry_out(position))?;
+        // As beside the daemon: etcd tells two, and three share the cores.
+        let watch = bed.client.watch()?;
         let sent = all_changes(bed, peers)?;
-        let cpu = ms(follower.finish()?.cpu) / f64::from(CHANGES) / count(STEPS.len());
+        let (cpu, watched) = (follower.finish()?.cpu, watch.finish()?);
+        let cpu = ms(cpu) / f64::from(CHANGES) / count(STEPS.len());
         self.results.add(&format!("CPU a change, {peers} peers"), "ms", KERNEL_FLOOR, cpu);
         for step in STEPS {
             let name = format!("one lease {}, {peers} peers", word(step));
             self.quantiles(&name, KERNEL_FLOOR, &until_seen(&sent, step));
+            let name = format!("{name}, after a watch has it");
+            self.quantiles(&name, KERNEL_FLOOR, &after(&sent, step, &watched.arrivals));
         }
         Ok(())
     }
@@ -301,6 +311,12 @@ fn all_changes(bed: &mut Bed, peers: u32) -> Result<Sent> {
 fn until_seen(sent: &Sent, step: Step) -> Sample {
     let of_step = sent.iter().filter(|(other, ..)| *other == step);
     of_step.map(|(_, start, seen)| ms(*seen - *start)).collect()
+}
+
+/// From the arrival of each event at a watch to the kernel's entry.
+fn after(sent: &Sent, step: Step, arrivals: &[Instant]) -> Sample {
+    let of_step = sent.iter().zip(arrivals).filter(|((other, ..), _)| *other == step);
+    of_step.map(|((_, start, seen), arrival)| ms(*seen - *start) - ms(*arrival - *start)).collect()
 }
 
 fn one_change(bed: &mut Bed, number: u32, step: Step) -> Result<(Instant, Instant)> {
