@@ -32,6 +32,8 @@ pub(super) struct Watch {
     inbox: Vec<u8>,
     view: View,
     batch: Batch,
+    /// The index of our device that the kernel's filter knows.
+    filtered_for: Option<u32>,
 }
 
 /// Changes in order. "Look at everything again" stands at the end, once.
@@ -59,9 +61,7 @@ impl Watch {
     /// Subscribes; must be called inside a tokio runtime.
     pub(super) fn open(receive_buffer: usize, scope: &Scope, own_port: u32) -> io::Result<Self> {
         let socket = socket::open(receive_buffer)?;
-        if let Err(error) = SockRef::from(&socket).attach_filter(&without_our_own(own_port)) {
-            debug!(%error, "our own changes come back as notifications");
-        }
+        attach(&socket, own_port, None);
         for group in GROUPS {
             socket.add_membership(group as u32)?;
         }
@@ -70,13 +70,22 @@ impl Watch {
         // closes it only after taking it out of the reactor, and it is never taken out or replaced.
         let socket = unsafe { AsyncFd::register_with_interest(socket, Interest::READABLE) }?;
         let view = View { scope: scope.clone(), vtep: None, parent: None, own_port, author: None };
-        Ok(Self { socket, inbox: Vec::new(), view, batch: Batch::default() })
+        Ok(Self { socket, inbox: Vec::new(), view, batch: Batch::default(), filtered_for: None })
     }
 
     /// From now on these names have these indexes.
     pub(super) fn follow(&mut self, scope: &Scope, vtep: Option<u32>, parent: Option<u32>) {
         self.view.scope.clone_from(scope);
         (self.view.vtep, self.view.parent) = (vtep, parent);
+        self.filter();
+    }
+
+    /// Lets the kernel drop what concerns other devices. What happens to a new one before that is seen by whoever then reads it.
+    fn filter(&mut self) {
+        if self.filtered_for != self.view.vtep {
+            attach(self.socket.get_ref(), self.view.own_port, self.view.vtep);
+            self.filtered_for = self.view.vtep;
+        }
     }
 
     /// The process that sent the last change that was not ours: a program's first netlink socket has the number of the process.
@@ -96,6 +105,11 @@ impl Watch {
 
     /// Reads what is there and keeps it.
     pub(super) fn drain(&mut self) {
+        self.read();
+        self.filter();
+    }
+
+    fn read(&mut self) {
         loop {
             match socket::read(self.socket.get_ref(), &mut self.inbox) {
                 Ok(Read::Datagram) => self.view.read(&self.inbox, &mut self.batch),
@@ -230,11 +244,19 @@ pub(super) fn noticed(scope: &Scope, known: Option<(u32, u32)>, datagram: &[u8])
     batch.into_changes()
 }
 
-/// Lets everything pass but what the socket with `port` did to neighbours and routes: who did it knows it, and a start among
-/// thousands of peers would read all its entries once more. (The kernel never says who changed an FDB entry.)
+fn attach(socket: &Socket, own_port: u32, vtep: Option<u32>) {
+    if let Err(error) = SockRef::from(socket).attach_filter(&of_concern(own_port, vtep)) {
+        debug!(%error, "what does not concern us comes as a notification, too");
+    }
+}
+
+/// Lets everything pass but neighbours of other devices than `vtep`, whose states change all the time, and what the socket with `port`
+/// did to neighbours and routes: who did it knows it, and a start among thousands of peers would read all its entries once more. (The
+/// kernel never says who changed an FDB entry.)
 ///
-/// A classic BPF program on `nlmsghdr`: the type is at byte 4, the port at 12. BPF reads them in network byte order.
-fn without_our_own(port: u32) -> [SockFilter; 8] {
+/// A classic BPF program on `nlmsghdr`: the type is at byte 4, the port at 12; then `ndmsg` has its device at 20. BPF reads them in
+/// network byte order.
+fn of_concern(port: u32, vtep: Option<u32>) -> [SockFilter; 13] {
     let load = |size: u32, at: u32| (libc::BPF_LD | size | libc::BPF_ABS, 0, 0, at);
     let jump =
         |value: u32, equal: u8, other: u8| (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, equal, other, value);
@@ -242,9 +264,15 @@ fn without_our_own(port: u32) -> [SockFilter; 8] {
     let pass = |length: u32| (libc::BPF_RET | libc::BPF_K, 0, 0, length);
     [
         load(libc::BPF_H, 4),
-        entry(libc::RTM_NEWNEIGH, 2, 0),
-        entry(libc::RTM_NEWROUTE, 1, 0),
-        entry(libc::RTM_DELROUTE, 0, 3),
+        entry(libc::RTM_NEWNEIGH, 3, 0),
+        entry(libc::RTM_DELNEIGH, 2, 0),
+        entry(libc::RTM_NEWROUTE, 5, 0),
+        entry(libc::RTM_DELROUTE, 4, 7),
+        load(libc::BPF_W, 20),
+        // No device has the index 0.
+        jump(vtep.unwrap_or(0).to_be(), 0, 4),
+        load(libc::BPF_H, 4),
+        entry(libc::RTM_DELNEIGH, 3, 0),
         load(libc::BPF_W, 12),
         jump(port.to_be(), 0, 1),
         pass(0),
