@@ -29,6 +29,15 @@ impl Start {
     }
 }
 
+/// What a restart took that found everything right.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Restart {
+    /// entries changed in the kernel
+    pub changes: usize,
+    /// Requests that etcd answered, and watches it opened.
+    pub requests: usize,
+}
+
 /// What a running daemon did in a while.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Quiet {
@@ -73,17 +82,19 @@ impl Counted {
         Ok(Start { calls, requests })
     }
 
-    /// Entries changed in the kernel by a restart that finds everything right.
+    /// A restart that finds everything right.
     ///
     /// # Errors
     /// When the daemon does not do its work.
-    pub fn restart(&mut self) -> Result<usize> {
+    pub fn restart(&mut self) -> Result<Restart> {
         let bed = &mut self.0;
         bed.start()?.daemon.stop(nix::sys::signal::Signal::SIGTERM)?;
+        let before = requests(bed)?;
         let daemon = bed.start_awaiting(0)?.daemon;
-        let written = bed.written_before_a_change()?;
+        let requests = requests(bed)? - before;
+        let changes = bed.written_before_a_change()?;
         bed.forget(daemon)?;
-        Ok(written)
+        Ok(Restart { changes, requests })
     }
 
     /// What the running daemon does while all peers are written again unchanged, as Go daemons renew their leases, and for
