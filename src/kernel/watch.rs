@@ -244,9 +244,12 @@ pub(super) fn noticed(scope: &Scope, known: Option<(u32, u32)>, datagram: &[u8])
     batch.into_changes()
 }
 
+/// Without a filter everything comes; the one for a former device would keep away what concerns this one.
 fn attach(socket: &Socket, own_port: u32, vtep: Option<u32>) {
-    if let Err(error) = SockRef::from(socket).attach_filter(&of_concern(own_port, vtep)) {
+    let socket = SockRef::from(socket);
+    if let Err(error) = socket.attach_filter(&of_concern(own_port, vtep)) {
         debug!(%error, "what does not concern us comes as a notification, too");
+        let _ = socket.detach_filter();
     }
 }
 
