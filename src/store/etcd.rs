@@ -50,7 +50,7 @@ impl<K: KeyValue> Etcd<K> {
         ttl: Option<Duration>,
     ) -> Result<Written, StoreError> {
         let by = Instant::now() + CALL;
-        // One after the other: sent together, etcd takes the write before its lease three times in four, and logs a warning.
+        // One after the other: sent together, etcd mostly takes the write before its lease, refuses it and logs a warning.
         let grant = match ttl {
             Some(ttl) => Some(self.kv.grant(ttl, by).await?),
             None => None,

@@ -315,7 +315,7 @@ fn until_seen(sent: &Sent, step: Step) -> Sample {
     of_step.map(|(_, start, seen)| ms(*seen - *start)).collect()
 }
 
-/// From the arrival of each event at a watch to the kernel's entry.
+/// From the arrival of each event at a watch to the kernel's entry, which may come first.
 fn after(sent: &Sent, step: Step, arrivals: &[Instant]) -> Sample {
     let of_step = sent.iter().zip(arrivals).filter(|((other, ..), _)| *other == step);
     of_step.map(|((_, start, seen), arrival)| ms(*seen - *start) - ms(*arrival - *start)).collect()

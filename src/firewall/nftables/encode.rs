@@ -10,6 +10,9 @@ use super::attributes::*;
 use super::family::Family;
 use crate::model::masquerade::{MASQUERADE_MARK, Place, Rule, Verdict};
 
+/// The subsystem that a batch is for, as `nfgenmsg` has it.
+const NFTABLES: u16 = 10;
+const _: () = assert!(NFTABLES as libc::c_int == libc::NFNL_SUBSYS_NFTABLES);
 /// Offset of the source address in an IPv4 header.
 const SOURCE: libc::c_int = 12;
 /// Offset of the destination address in an IPv4 header.
@@ -117,10 +120,6 @@ fn dump(kind: libc::c_int, family: Family, attributes: Attributes, sequence: u32
     Request { kind, family, flags: 0, attributes }.message().append(&mut out, NLM_F_DUMP, sequence);
     out
 }
-
-/// The subsystem that a batch is for, as `nfgenmsg` has it.
-const NFTABLES: u16 = 10;
-const _: () = assert!(NFTABLES as libc::c_int == libc::NFNL_SUBSYS_NFTABLES);
 
 /// What follows the header of a netlink message, and its type.
 struct Message<'a> {

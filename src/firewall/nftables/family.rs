@@ -18,6 +18,7 @@ impl Family {
 
     const fn new(number: libc::c_int) -> Self {
         assert!(number >= 0 && number < 256);
-        Self(number.to_ne_bytes()[if cfg!(target_endian = "little") { 0 } else { 3 }])
+        let [.., byte] = number.to_be_bytes();
+        Self(byte)
     }
 }
