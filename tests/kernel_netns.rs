@@ -543,6 +543,27 @@ fn four_thousand_peers_are_put_read_and_deleted() {
 }
 
 #[test]
+fn what_was_read_ahead_counts_until_something_changes() {
+    in_namespace(async |mut node| {
+        let look_ahead = |node: &mut Node| node.kernel.look_ahead(&node.scope).unwrap();
+        let observe = |node: &mut Node| node.kernel.observe(&node.scope).unwrap();
+        node.kernel.watch(&node.scope).unwrap();
+        assert_eq!(look_ahead(&mut node), None);
+        run("ip route add 10.128.7.0/24 dev wg0");
+        assert_eq!(observe(&mut node).entries.routes.len(), 1, "the route came after the look");
+        node.bring_up();
+        node.apply(&(1..300).flat_map(put_peer).collect::<Vec<_>>());
+        for disturbance in ["true", "ip route del 10.128.7.0/24", "ip link set flannel.1 mtu 1300"] {
+            node.kernel.queued();
+            assert_eq!(look_ahead(&mut node), node.kernel.device(&node.scope).unwrap());
+            run(disturbance);
+            let observed = observe(&mut node);
+            assert_eq!(observed, observe(&mut node), "{disturbance}");
+        }
+    });
+}
+
+#[test]
 fn lost_answers_are_reported_as_failures_and_retrying_helps() {
     let buffers = ReceiveBuffers { answers: 2048, ..ReceiveBuffers::default() };
     in_namespace_with(buffers, async |mut node| {

@@ -15,7 +15,7 @@ use crate::kernel::{Kernel, Scope};
 use crate::model::device;
 use crate::model::ext_iface::candidates;
 use crate::model::host::Host;
-use crate::model::state::{Observed, ObservedVtep, Vtep};
+use crate::model::state::{ObservedVtep, Vtep};
 use crate::model::underlay::{Choice, Underlay};
 use crate::model::{MacAddr, NetworkConfig};
 use crate::status::Phase;
@@ -30,8 +30,6 @@ pub(super) struct Started {
     pub(super) underlay: Underlay,
     /// The device to make.
     pub(super) vtep: Vtep,
-    /// What the kernel held while its changes were watched already.
-    pub(super) observed: Observed,
     /// What the claim was made from; a later claim starts from it.
     pub(super) claim: Claim,
     /// The lease and the listing it was decided on.
@@ -62,13 +60,13 @@ pub(super) async fn start<S: LeaseStore, K: Kernel>(
     reporter.acquiring();
     let scope = Scope { vtep: vtep.name.clone(), parent: vtep.parent.clone(), network: config.network };
     kernel.watch(&scope)?;
-    let observed = kernel.observe(&scope)?;
+    let found = kernel.look_ahead(&scope)?;
     let claim = Claim {
         public_ip,
         node_id: settings.node_id,
         boot_id: settings.boot_id,
         previous: settings.previous_subnet,
-        device_mac: kept_mac(&vtep, observed.vtep.as_ref()),
+        device_mac: kept_mac(&vtep, found.as_ref()),
         fresh_mac: vtep.mac,
         ttl: settings.lease_ttl,
         config,
@@ -79,7 +77,7 @@ pub(super) async fn start<S: LeaseStore, K: Kernel>(
     vtep.mac = acquired.lease.mac().unwrap_or(vtep.mac);
     info!(subnet = %lease.subnet, public_ip = %public_ip, mac = %vtep.mac,
         ttl_s = lease.ttl.map(|ttl| ttl.as_secs()), reservation = lease.ttl.is_none(), "subnet leased");
-    Ok(Started { choice, underlay, vtep, observed, claim, acquired, first_look })
+    Ok(Started { choice, underlay, vtep, claim, acquired, first_look })
 }
 
 /// The MAC of a device that can stay: its MAC is what the peers know.

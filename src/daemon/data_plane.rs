@@ -46,8 +46,6 @@ pub(super) struct DataPlane<K> {
     direct: BTreeSet<Ipv4Addr>,
     blackhole: bool,
     mirror: Entries,
-    /// What the kernel held at the start: a dump of thousands of entries less, if nothing has changed since.
-    seen: Option<Observed>,
     /// The device was right; what somebody sets on it since then is theirs to decide.
     settled: bool,
     /// The kernel refused the device's MTU, and that was told.
@@ -89,7 +87,6 @@ impl<K: Kernel> DataPlane<K> {
             direct: BTreeSet::new(),
             blackhole: wanted.blackhole,
             mirror: Entries::default(),
-            seen: None,
             settled: false,
             mtu_refused: false,
             failed: BTreeMap::new(),
@@ -97,11 +94,6 @@ impl<K: Kernel> DataPlane<K> {
             unseen: Vec::new(),
             contest: Contest::default(),
         }
-    }
-
-    /// The same, after a look at the kernel that is watched since.
-    pub(super) fn having_seen(self, observed: Observed) -> Self {
-        Self { seen: Some(observed), ..self }
     }
 
     /// Waits for changes by others. Cancel-safe.
@@ -153,10 +145,7 @@ impl<K: Kernel> DataPlane<K> {
     /// and tried again by `retry`.
     pub(super) fn resync(&mut self, undone: Option<Duration>) -> Result<Report, KernelError> {
         let (scope, mut begun) = (self.scope(), Begun::new());
-        let mut observed = match self.seen() {
-            Some(seen) => seen,
-            None => self.kernel.observe(&scope)?,
-        };
+        let mut observed = self.kernel.observe(&scope)?;
         if self.settled {
             self.heed_tx_checksum(&observed);
         }
@@ -196,15 +185,6 @@ impl<K: Kernel> DataPlane<K> {
             report.done.insert(OperationKind::Device, u64::try_from(steps.len()).unwrap_or(u64::MAX));
         }
         Ok(report)
-    }
-
-    /// What was seen at the start, as long as it is still so.
-    fn seen(&mut self) -> Option<Observed> {
-        let seen = self.seen.take()?;
-        let changes = self.kernel.queued();
-        let still_so = changes.is_empty();
-        self.unseen.extend(changes);
-        still_so.then_some(seen)
     }
 
     /// Takes over what an operator or a unit's `ExecStartPost` did with `ethtool -K`.

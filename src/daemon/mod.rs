@@ -204,7 +204,7 @@ pub async fn run<S: LeaseStore, K: Kernel>(
         blackhole: settings.blackhole,
     };
     let leases = LeaseSet::new(own).with_grace(settings.peer_grace);
-    let data_plane = DataPlane::new(kernel, leases, wanted).having_seen(started.observed);
+    let data_plane = DataPlane::new(kernel, leases, wanted);
     let lease = (started.claim, started.acquired);
     settings.adjust(&options.borrow_and_update());
     let planes = (data_plane, started.first_look);

@@ -9,6 +9,7 @@ use std::net::Ipv4Addr;
 
 use nix::libc;
 
+use super::ahead::Ahead;
 use super::observe::Links;
 use super::refusal::Refusal;
 use super::socket::Requests;
@@ -47,6 +48,7 @@ pub struct LinuxKernel {
     /// MACs whose FDB entry is not plain. Deleting by destination would miss them: that compares port and VNI, and leaves
     /// the other destinations of a MAC.
     pub(super) odd: BTreeSet<MacAddr>,
+    ahead: Option<Ahead>,
     buffers: ReceiveBuffers,
 }
 
@@ -57,7 +59,7 @@ impl LinuxKernel {
     /// When netlink cannot be used.
     pub fn open(buffers: ReceiveBuffers) -> Result<Self, KernelError> {
         let requests = Requests::open(buffers.answers).map_err(socket_failed)?;
-        Ok(Self { requests, watch: None, vtep: None, odd: BTreeSet::new(), buffers })
+        Ok(Self { requests, watch: None, vtep: None, odd: BTreeSet::new(), ahead: None, buffers })
     }
 
     /// The index of our device: remembered, or asked for. `None` when there is no such device.
@@ -104,6 +106,14 @@ impl LinuxKernel {
         read(&mut self.requests, scope, links)
     }
 
+    /// What was read ahead, as long as it is still so.
+    fn seen_ahead(&mut self, scope: &Scope) -> Option<Observed> {
+        let observed = self.ahead.take()?.finish(scope)?;
+        let watch = self.watch.as_mut()?;
+        watch.drain();
+        (!watch.holds_changes()).then_some(observed)
+    }
+
     /// Learns from what was noticed before it is handed on.
     fn heed(&mut self, changes: &[Change]) {
         for change in changes {
@@ -146,8 +156,22 @@ impl Kernel for LinuxKernel {
         self.read(scope, observe::device)
     }
 
+    fn look_ahead(&mut self, scope: &Scope) -> Result<Option<ObservedVtep>, KernelError> {
+        let found = self.device(scope)?;
+        self.ahead = match (&found, &self.vtep) {
+            (Some(found), Some((_, index))) => {
+                Ahead::begin(scope, found.clone(), *index, self.buffers.answers)
+            }
+            _ => Ahead::without_device(scope, &mut self.requests),
+        };
+        Ok(found)
+    }
+
     fn observe(&mut self, scope: &Scope) -> Result<Observed, KernelError> {
-        let observed = self.read(scope, observe::observe)?;
+        let observed = match self.seen_ahead(scope) {
+            Some(observed) => observed,
+            None => self.read(scope, observe::observe)?,
+        };
         let odd = observed.entries.fdb.iter().filter(|(_, target)| !target.plain);
         self.odd = odd.map(|(mac, _)| *mac).collect();
         Ok(observed)

@@ -14,6 +14,7 @@ use crate::model::host::{Host, RouteLookup};
 use crate::model::state::{EntryKey, FdbTarget, Observed, ObservedVtep, Operation, Route};
 use crate::model::{IfName, MacAddr};
 
+mod ahead;
 mod apply;
 mod ethtool;
 #[cfg(any(test, feature = "simulation"))]
@@ -134,6 +135,15 @@ pub trait Kernel {
     /// # Errors
     /// When it cannot be read.
     fn device(&mut self, scope: &Scope) -> Result<Option<ObservedVtep>, KernelError>;
+
+    /// Our device, as [`device`](Kernel::device) has it. A kernel that can begins to dump the entries beside the caller, and the next
+    /// `observe` takes that dump, if nothing has changed since.
+    ///
+    /// # Errors
+    /// When the device cannot be read.
+    fn look_ahead(&mut self, scope: &Scope) -> Result<Option<ObservedVtep>, KernelError> {
+        self.device(scope)
+    }
 
     /// Our device, and a dump of all entries.
     ///

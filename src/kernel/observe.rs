@@ -167,6 +167,16 @@ impl Links {
 /// Our device and the entries.
 pub(super) fn observe(requests: &mut Requests, scope: &Scope, links: Links) -> Result<Observed, KernelError> {
     let index = links.vtep.as_ref().map(|link| link.index);
+    let entries = entries(requests, scope, index)?;
+    Ok(Observed { vtep: device(requests, scope, links)?, entries })
+}
+
+/// The entries, with our device at `index`.
+pub(super) fn entries(
+    requests: &mut Requests,
+    scope: &Scope,
+    index: Option<u32>,
+) -> Result<Entries, KernelError> {
     let mut entries = Entries::default();
     let found = routes(requests, |entry| inside(scope.network, &entry.route(index)))?;
     entries.routes = found.iter().map(|entry| entry.route(index)).collect();
@@ -174,7 +184,7 @@ pub(super) fn observe(requests: &mut Requests, scope: &Scope, links: Links) -> R
         entries.neighbors = neighbors(requests, scope, index)?;
         entries.fdb = fdb(requests, scope, index)?;
     }
-    Ok(Observed { vtep: device(requests, scope, links)?, entries })
+    Ok(entries)
 }
 
 fn neighbors(

@@ -266,12 +266,17 @@ impl LeaseSet {
     ) -> Touched {
         let empty = Self { source: self.source, ..Self::new(self.own.clone()).with_grace(self.grace) };
         let before = std::mem::replace(self, empty);
-        let mut touched = Touched::default();
+        let (mut touched, mut listed) = (Touched::default(), Vec::with_capacity(leases.len()));
         for lease in leases {
-            if self.insert(lease, None) && !before.knows_bad_key(lease.name) {
-                touched.skipped.push(bad_key(lease.name));
+            match parse_key(lease.name) {
+                Ok(subnet) => listed.extend(self.read(subnet, lease, None).map(|known| (subnet, known))),
+                Err(_) if self.insert_bad_key(lease.name) && !before.knows_bad_key(lease.name) => {
+                    touched.skipped.push(bad_key(lease.name));
+                }
+                Err(_) => {}
             }
         }
+        self.fill(listed);
         for (subnet, peer, until) in kept {
             self.keep(subnet, peer, until);
         }
@@ -308,11 +313,15 @@ impl LeaseSet {
         if self.is_renewal(subnet, lease) {
             return touched;
         }
-        let mut concerned = self.concerned(subnet);
+        // Whom a new lease concerns is known once it is there.
+        let known = self.leases.contains_key(&subnet);
+        let mut concerned = if known { self.concerned(subnet) } else { BTreeSet::new() };
         let before = self.remove(subnet).and_then(|known| known.verdict);
         touched.subnets.insert(subnet);
         touched.macs.extend(before.and_then(Result::ok).map(|peer| peer.mac));
-        self.insert(lease, before);
+        if let Some(known) = self.read(subnet, lease, before) {
+            self.insert(subnet, known);
+        }
         touched.append(self.give_way(subnet));
         concerned.append(&mut self.concerned(subnet));
         self.judge_all(&concerned, &mut touched);
@@ -381,35 +390,50 @@ impl LeaseSet {
         new
     }
 
-    /// Whether the key is a bad one that was not there.
-    fn insert(&mut self, lease: &RawLease<'_>, verdict: Option<Result<Peer, Skip>>) -> bool {
-        let Ok(subnet) = parse_key(lease.name) else { return self.insert_bad_key(lease.name) };
+    /// `None`: it is our own lease, no peer and nothing to report.
+    fn read(
+        &self,
+        subnet: Ipv4Network,
+        lease: &RawLease<'_>,
+        verdict: Option<Result<Peer, Skip>>,
+    ) -> Option<Known> {
         let attrs = LeaseAttrs::from_json(lease.value).ok();
-        let Some(alone) = self.judge_alone(subnet, attrs.as_ref()) else { return false };
-        let known = Known {
+        Some(Known {
             created: lease.created,
             modified: lease.modified,
             value: fingerprint(lease.value),
             public_ip: attrs.as_ref().map(|attrs| attrs.public_ip),
-            node: attrs.and_then(|attrs| attrs.node_id),
+            node: attrs.as_ref().and_then(|attrs| attrs.node_id),
             kept: None,
-            alone,
+            alone: self.judge_alone(subnet, attrs.as_ref())?,
             verdict,
-        };
-        self.insert_known(subnet, known);
-        false
+        })
     }
 
-    fn insert_known(&mut self, subnet: Ipv4Network, known: Known) {
+    /// Puts the leases of a list into an empty set: the trees are built at once, which takes less than so many insertions.
+    fn fill(&mut self, listed: Vec<(Ipv4Network, Known)>) {
+        for (subnet, _) in &listed {
+            self.count_length(*subnet, 1);
+        }
+        let macs = listed.iter().filter_map(|(subnet, known)| Some((known.alone.ok()?.mac, *subnet)));
+        self.by_mac = macs.collect();
+        self.leases = listed.into_iter().collect();
+    }
+
+    fn insert(&mut self, subnet: Ipv4Network, known: Known) {
         if let Ok(peer) = known.alone {
             self.by_mac.insert((peer.mac, subnet));
         }
-        if let Some(count) = self.lengths.get_mut(usize::from(subnet.prefix())) {
-            *count += 1;
-        }
+        self.count_length(subnet, 1);
         self.count(known.verdict, 1);
         self.kept.extend(known.kept.map(|until| (until, subnet)));
         self.leases.insert(subnet, known);
+    }
+
+    fn count_length(&mut self, subnet: Ipv4Network, by: i32) {
+        if let Some(count) = self.lengths.get_mut(usize::from(subnet.prefix())) {
+            *count = count.saturating_add_signed(by);
+        }
     }
 
     fn remove(&mut self, subnet: Ipv4Network) -> Option<Known> {
@@ -417,9 +441,7 @@ impl LeaseSet {
         if let Ok(peer) = known.alone {
             self.by_mac.remove(&(peer.mac, subnet));
         }
-        if let Some(count) = self.lengths.get_mut(usize::from(subnet.prefix())) {
-            *count -= 1;
-        }
+        self.count_length(subnet, -1);
         self.count(known.verdict, -1);
         if let Some(until) = known.kept {
             self.kept.remove(&(until, subnet));

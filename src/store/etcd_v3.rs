@@ -178,16 +178,19 @@ pub(super) fn revision(signed: i64) -> Revision {
     Revision::try_from(signed).unwrap_or(0)
 }
 
-/// The key's part behind `folder`.
-pub(super) fn name_of(key: &[u8], folder: &str) -> String {
-    String::from_utf8_lossy(key.strip_prefix(folder.as_bytes()).unwrap_or(key)).into_owned()
+/// The key's part behind `folder`, in the same memory: a list has thousands of keys.
+pub(super) fn name_of(mut key: Vec<u8>, folder: &str) -> String {
+    if key.starts_with(folder.as_bytes()) {
+        key.drain(..folder.len());
+    }
+    String::from_utf8(key).unwrap_or_else(|other| String::from_utf8_lossy(other.as_bytes()).into_owned())
 }
 
 pub(super) fn record(kv: etcd_client::KeyValue, folder: &str) -> Record {
     let (created, modified) = (revision(kv.create_revision()), revision(kv.mod_revision()));
     let lease = Some(kv.lease()).filter(|&id| id != 0);
     let (key, value) = kv.into_key_value();
-    Record { name: name_of(&key, folder), value, created, modified, lease }
+    Record { name: name_of(key, folder), value, created, modified, lease }
 }
 
 fn folder_of(key: &str) -> &str {

@@ -71,7 +71,7 @@ impl ChangesV3 {
         let kv = event.kv()?;
         // A deleted key has version 0. The event's own type is not asked: an unknown one would panic.
         Some(match kv.version() {
-            0 => Event::Delete(name_of(kv.key(), &self.folder), revision(kv.mod_revision())),
+            0 => Event::Delete(name_of(kv.key().to_vec(), &self.folder), revision(kv.mod_revision())),
             _ => Event::Put(record(kv.clone(), &self.folder)),
         })
     }

@@ -47,7 +47,7 @@ impl LeaseSet {
             alone,
             verdict: None,
         };
-        self.insert_known(subnet, known);
+        self.insert(subnet, known);
     }
 
     /// Whether a usable lease of the present store shares addresses with `subnet`.
