@@ -114,6 +114,15 @@ pub fn build() -> Result<PathBuf> {
     Ok(folder)
 }
 
+/// Builds the benchmark's floor (`benches/bare`), together with the daemon so that both get the same libraries.
+///
+/// # Errors
+/// When the build fails; cargo's messages are on standard error.
+pub fn build_bare() -> Result<PathBuf> {
+    cargo_build(&["build", "--locked", "--release", "--package", "flanneld", "--package", "bare"], None)?;
+    Ok(target_folder().join("release/bare"))
+}
+
 fn cargo_build(words: &[&str], flags: Option<&str>) -> Result<()> {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.args(words).current_dir(repository());

@@ -89,11 +89,22 @@ impl Bed {
         self.start_awaiting(self.peers.len())
     }
 
+    /// Starts the bare daemon in its place, which pushes what stands in the file `messages`.
+    pub(super) fn start_bare(&self, bare: &Path, messages: &Path) -> Result<Started> {
+        let mut options = self.options().env("BARE_MESSAGES", &messages.display().to_string());
+        options.program = Some(bare.to_owned());
+        self.start_with(&options, 0)
+    }
+
     /// Starts the daemon and waits until it is ready and `routes` routes have appeared.
     pub(super) fn start_awaiting(&self, routes: usize) -> Result<Started> {
+        self.start_with(&self.options(), routes)
+    }
+
+    fn start_with(&self, options: &Options, routes: usize) -> Result<Started> {
         let etcd_before = self.etcd_cpu()?;
         self.monitor.reset();
-        let mut daemon = Flanneld::start(self.lab.node(1)?, &self.options())?;
+        let mut daemon = Flanneld::start(self.lab.node(1)?, options)?;
         let ready = daemon.wait_ready()?;
         let complete = match routes {
             0 => ready,

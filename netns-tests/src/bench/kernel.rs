@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::net::Ipv4Addr;
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
@@ -25,6 +26,8 @@ use crate::lab::DEVICE;
 use crate::node::Node;
 
 // linux/rtnetlink.h, linux/netlink.h, linux/neighbour.h
+const RTM_NEWLINK: u16 = 16;
+const RTM_NEWADDR: u16 = 20;
 const RTM_NEWROUTE: u16 = 24;
 const RTM_DELROUTE: u16 = 25;
 const RTM_NEWNEIGH: u16 = 28;
@@ -45,6 +48,8 @@ const NUD_PERMANENT: u16 = 0x80;
 const NTF_SELF: u8 = 0x2;
 const RTNH_F_ONLINK: u32 = 4;
 const HEADER: usize = 16;
+/// The index of the device that is made from a prepared message; no other link of a node has it.
+const NEW_INDEX: u32 = 1000;
 /// Holds the notifications of 16 000 peers while the reader is not scheduled.
 const RECEIVE_BUFFER: usize = 256 << 20;
 /// Peers in one send: more than that gains nothing (crates.md, "Bulk programming").
@@ -273,6 +278,29 @@ pub(super) fn floor(node: &Node, peers: &[Peer], metrics: Metrics) -> Result<Dur
     took
 }
 
+/// Makes the overlay device as our daemon has it, with the address of the first subnet, on the node's `eth0`: two requests, of which
+/// the last is acknowledged.
+pub(super) fn device(node: &Node) -> Result<Vec<u8>> {
+    // linux/if_link.h: IFLA_INFO_KIND 1, IFLA_INFO_DATA 2; IFLA_VXLAN_ID 1, _LINK 3, _LOCAL 4, _LEARNING 7, _PORT 15
+    let local = [10, 8, 0, 111];
+    let below = node.in_network(|| if_nametoindex("eth0").context("index of eth0"))?.to_ne_bytes();
+    let (mut data, mut info, mut bytes) = (Vec::new(), Vec::new(), Vec::new());
+    let vxlan: [(u16, &[u8]); 5] =
+        [(1, &1_u32.to_ne_bytes()), (3, &below), (4, &local), (7, &[0]), (15, &8472_u16.to_be_bytes())];
+    append_attributes(&mut data, &vxlan)?;
+    append_attributes(&mut info, &[(1, b"vxlan"), (2, &data)])?;
+    // ifinfomsg: index, then IFF_UP as flag and as what is changed; IFLA_IFNAME 3, IFLA_LINKINFO 18
+    let up = 1_u32.to_ne_bytes();
+    let link: Vec<u8> = [&[0; 4][..], &NEW_INDEX.to_ne_bytes(), &up, &up].concat();
+    let name: Vec<u8> = DEVICE.bytes().chain([0]).collect();
+    append(&mut bytes, RTM_NEWLINK, NLM_F_CREATE, &link, &[(3, &name), (18, &info)])?;
+    // ifaddrmsg: AF_INET, /32, scope universe; IFA_ADDRESS 1, IFA_LOCAL 2
+    let address: Vec<u8> = [&[2, 32, 0, 0][..], &NEW_INDEX.to_ne_bytes()].concat();
+    let own = [100, 64, 1, 0];
+    append(&mut bytes, RTM_NEWADDR, NLM_F_CREATE | NLM_F_ACK, &address, &[(1, &own), (2, &own)])?;
+    Ok(bytes)
+}
+
 /// What a change of each peer means for a node's kernel, prepared beforehand.
 pub(super) struct Prepared {
     fd: OwnedFd,
@@ -295,12 +323,27 @@ impl Prepared {
         })
     }
 
+    /// The same as a file for the bare daemon, which makes no device then.
+    pub(super) fn write(&self, path: &Path) -> Result<()> {
+        write_batches(path, [Vec::new()].iter().chain(&self.batches))
+    }
+
     /// Carries out the change at this position. What fails shows in the kernel's entries, which are waited for.
     pub(super) fn carry_out(&self, position: usize) {
         if let Some(batch) = self.batches.get(position) {
             let _ = push(&self.fd, batch);
         }
     }
+}
+
+/// Writes batches as the bare daemon reads them: each after its length.
+pub(super) fn write_batches<'a>(path: &Path, batches: impl IntoIterator<Item = &'a Vec<u8>>) -> Result<()> {
+    let mut bytes = Vec::new();
+    for batch in batches {
+        bytes.extend_from_slice(&u32::try_from(batch.len())?.to_ne_bytes());
+        bytes.extend_from_slice(batch);
+    }
+    std::fs::write(path, bytes).with_context(|| format!("write {}", path.display()))
 }
 
 /// How long it takes to read a node's routes, neighbours and FDB entries once each: the floor of whoever wants to know them.
@@ -412,15 +455,20 @@ fn append(
     bytes.extend_from_slice(&(flags | NLM_F_REQUEST).to_ne_bytes());
     bytes.extend_from_slice(&[0; 8]);
     bytes.extend_from_slice(body);
+    append_attributes(bytes, attributes)?;
+    let length = u32::try_from(bytes.len() - start)?.to_ne_bytes();
+    for (byte, value) in bytes.iter_mut().skip(start).zip(length) {
+        *byte = value;
+    }
+    Ok(())
+}
+
+fn append_attributes(bytes: &mut Vec<u8>, attributes: &[(u16, &[u8])]) -> Result<()> {
     for (name, value) in attributes {
         bytes.extend_from_slice(&u16::try_from(value.len() + 4)?.to_ne_bytes());
         bytes.extend_from_slice(&name.to_ne_bytes());
         bytes.extend_from_slice(value);
         bytes.resize(bytes.len().next_multiple_of(4), 0);
-    }
-    let length = u32::try_from(bytes.len() - start)?.to_ne_bytes();
-    for (byte, value) in bytes.iter_mut().skip(start).zip(length) {
-        *byte = value;
     }
     Ok(())
 }

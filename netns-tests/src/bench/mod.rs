@@ -30,7 +30,7 @@ use crate::binaries;
 use crate::etcd::Api;
 use bed::Subject;
 use report::Results;
-use scenarios::{Bench, ETCD_FLOOR, KERNEL_FLOOR};
+use scenarios::{BARE_FLOOR, Bench, ETCD_FLOOR, KERNEL_FLOOR};
 
 /// The column of the daemon built from this repository.
 const OURS: &str = "ours";
@@ -89,7 +89,8 @@ pub fn run(args: &BenchArgs) -> Result<()> {
     let mut columns: Vec<String> = subjects.iter().map(|subject| subject.name.clone()).collect();
     let others = plugins(args)?.into_iter().map(|(name, _)| name);
     columns.extend(others.filter(|name| name != OURS));
-    columns.extend([KERNEL_FLOOR, ETCD_FLOOR, plugin::BARE, traffic::UNDERLAY].map(str::to_owned));
+    columns
+        .extend([BARE_FLOOR, KERNEL_FLOOR, ETCD_FLOOR, plugin::BARE, traffic::UNDERLAY].map(str::to_owned));
     columns.retain(|column| results.has(column));
     let text = format!("{}\n{}", header(args)?, results.markdown(&columns));
     println!("\n{text}");
@@ -131,7 +132,15 @@ fn measure(scenario: &str, args: &BenchArgs, subjects: &[Subject], results: &mut
         return traffic::measure(ours, args.runs.min(3), results);
     }
     let most = args.peers.iter().copied().filter(|peers| *peers <= MANY).max().unwrap_or(0);
-    let mut bench = Bench { subjects, results, runs: args.runs, idle: Duration::from_secs(args.idle) };
+    let (bare, messages) = (binaries::build_bare()?, tempfile::NamedTempFile::new()?);
+    let mut bench = Bench {
+        subjects,
+        results,
+        runs: args.runs,
+        idle: Duration::from_secs(args.idle),
+        bare: &bare,
+        messages: messages.path(),
+    };
     match scenario {
         "size" => bench.size(),
         "start" => args.peers.iter().try_for_each(|peers| bench.start(*peers)),

@@ -1,6 +1,7 @@
 //! What is measured. Each scenario runs every subject in turn, again and again, so that a slow minute of the machine hits
 //! all of them; what needs a floor measures it in the same turn.
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
@@ -20,6 +21,10 @@ use crate::process::{Footprint, processor_time};
 pub(super) const KERNEL_FLOOR: &str = "floor: kernel";
 /// The column of what etcd needs for one range, or to deliver one event.
 pub(super) const ETCD_FLOOR: &str = "floor: etcd";
+
+/// The column of a program that has the same conversation with etcd through the same libraries, and pushes what was prepared
+/// beforehand (`benches/bare`).
+pub(super) const BARE_FLOOR: &str = "floor: etcd-client";
 
 /// A change that is made to one lease after the other.
 const STEPS: [Step; 3] = [Step::Added, Step::Changed, Step::Removed];
@@ -41,6 +46,9 @@ pub(super) struct Bench<'a> {
     pub(super) runs: u32,
     /// How long an idle daemon is looked at.
     pub(super) idle: Duration,
+    /// The program behind [`BARE_FLOOR`], and where its messages are written.
+    pub(super) bare: &'a Path,
+    pub(super) messages: &'a Path,
 }
 
 impl Bench<'_> {
@@ -78,6 +86,13 @@ impl Bench<'_> {
                 self.add(&label("anonymous memory"), "MiB", bed, mib(footprint.anonymous_kib));
                 self.add(&label("resident memory"), "MiB", bed, mib(footprint.resident_kib));
                 bed.forget(started.daemon)?;
+                if peers == 0 && bed.subject.api == Api::V3 {
+                    kernel::write_batches(self.messages, &[kernel::device(bed.lab.node(1)?)?])?;
+                    let started = bed.start_bare(self.bare, self.messages)?;
+                    self.results.add(&label("exec → READY"), "ms", BARE_FLOOR, ms(started.ready));
+                    self.results.add(&label("CPU of the start"), "ms", BARE_FLOOR, started.cpu);
+                    bed.forget(started.daemon)?;
+                }
                 if peers > 0 {
                     let floor = |metrics| kernel::floor(bed.lab.node(1)?, &bed.peers, metrics);
                     let (same, own) = (floor(Metrics::Same)?, floor(Metrics::Own)?);
@@ -116,8 +131,16 @@ impl Bench<'_> {
             let mut daemon = bed.start()?.daemon;
             for _ in 0..self.runs {
                 daemon.stop(Signal::SIGTERM)?;
+                if bed.subject.api == Api::V3 {
+                    kernel::write_batches(self.messages, &[])?;
+                    let bare = bed.start_bare(self.bare, self.messages)?;
+                    self.results.add(&label("restart → READY"), "ms", BARE_FLOOR, ms(bare.ready));
+                    self.results.add(&label("CPU of a restart"), "ms", BARE_FLOOR, bare.cpu);
+                    bare.daemon.stop(Signal::SIGKILL)?;
+                }
                 let again = bed.start_awaiting(0)?;
                 self.add(&label("restart → READY"), "ms", bed, ms(again.ready));
+                self.add(&label("CPU of a restart"), "ms", bed, again.cpu);
                 let written = bed.written_before_a_change()?;
                 self.add(&label("entries written at a restart"), "", bed, count(written));
                 daemon = again.daemon;
@@ -168,28 +191,39 @@ impl Bench<'_> {
         Ok(())
     }
 
-    /// The same changes, followed by a thread that pushes messages prepared beforehand as soon as it hears of them: what nobody can
-    /// be quicker than.
+    /// The same changes, followed by a thread that pushes messages prepared beforehand as soon as it hears of them, which nobody can
+    /// be quicker than; then by a process that does the same through the daemon's libraries.
     fn bare_changes(&mut self, bed: &mut Bed, peers: u32) -> Result<()> {
         if bed.subject.api != Api::V3 {
             return Ok(());
         }
         let further: Vec<Peer> = (peers..peers + CHANGES).map(Peer::new).collect();
         let prepared = kernel::Prepared::new(bed.lab.node(1)?, &further)?;
+        prepared.write(self.messages)?;
         let follower = bed.client.watch_and(move |position| prepared.carry_out(position))?;
         // As beside the daemon: etcd tells two, and three share the cores.
         let watch = bed.client.watch()?;
         let sent = all_changes(bed, peers)?;
-        let (cpu, watched) = (follower.finish()?.cpu, watch.finish()?);
+        let cpu = follower.finish()?.cpu;
+        self.bare_figures(KERNEL_FLOOR, peers, &sent, cpu, &watch.finish()?.arrivals);
+        let process = bed.start_bare(self.bare, self.messages)?.daemon;
+        let before = processor_time(process.process().pid())?;
+        let watch = bed.client.watch()?;
+        let sent = all_changes(bed, peers)?;
+        let cpu = processor_time(process.process().pid())?.saturating_sub(before);
+        self.bare_figures(BARE_FLOOR, peers, &sent, cpu, &watch.finish()?.arrivals);
+        process.stop(Signal::SIGKILL).map(drop)
+    }
+
+    fn bare_figures(&mut self, column: &str, peers: u32, sent: &Sent, cpu: Duration, arrivals: &[Instant]) {
         let cpu = ms(cpu) / f64::from(CHANGES) / count(STEPS.len());
-        self.results.add(&format!("CPU a change, {peers} peers"), "ms", KERNEL_FLOOR, cpu);
+        self.results.add(&format!("CPU a change, {peers} peers"), "ms", column, cpu);
         for step in STEPS {
             let name = format!("one lease {}, {peers} peers", word(step));
-            self.quantiles(&name, KERNEL_FLOOR, &until_seen(&sent, step));
+            self.quantiles(&name, column, &until_seen(sent, step));
             let name = format!("{name}, after a watch has it");
-            self.quantiles(&name, KERNEL_FLOOR, &after(&sent, step, &watched.arrivals));
+            self.quantiles(&name, column, &after(sent, step, arrivals));
         }
-        Ok(())
     }
 
     fn quantiles(&mut self, name: &str, column: &str, times: &Sample) {
