@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::{Signal, kill};
+use nix::time::ClockId;
 use nix::unistd::Pid;
 
 use crate::eventually::eventually;
@@ -185,17 +186,14 @@ impl Footprint {
     }
 }
 
-/// How long all threads of a process have run on a processor (`/proc/PID/task/*/schedstat`, nanoseconds).
+/// How long all threads of a process have run on a processor, also those that have ended (`clock_getcpuclockid(3)`, nanoseconds).
 ///
 /// # Errors
 /// When the process is gone.
 pub fn processor_time(pid: u32) -> Result<Duration> {
-    let mut total = 0;
-    for task in fs::read_dir(format!("/proc/{pid}/task")).context("list the threads")? {
-        let text = fs::read_to_string(task?.path().join("schedstat")).context("read schedstat")?;
-        total += text.split_whitespace().next().and_then(|ns| ns.parse::<u64>().ok()).context("schedstat")?;
-    }
-    Ok(Duration::from_nanos(total))
+    let pid = Pid::from_raw(i32::try_from(pid)?);
+    let time = ClockId::pid_cpu_clock_id(pid).and_then(ClockId::now).context("read a process's CPU clock")?;
+    Ok(time.into())
 }
 
 /// The number behind `NAME:` at the start of a line.

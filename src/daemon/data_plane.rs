@@ -173,7 +173,9 @@ impl<K: Kernel> DataPlane<K> {
         self.mirror = observed.entries;
         self.failed.clear();
         self.conflicts.clear();
-        self.find_direct(self.leases.peers().map(|(subnet, _)| subnet).collect());
+        if self.direct_routing {
+            self.find_direct(&self.leases.peers().map(|(subnet, _)| subnet).collect());
+        }
         let desired = self.desired().entries();
         let mut plan = diff(&desired, &self.mirror);
         if self.keep_unknown {
@@ -232,7 +234,9 @@ impl<K: Kernel> DataPlane<K> {
 
     /// Programs what a change of leases concerns.
     pub(super) fn on_leases(&mut self, touched: &Touched, now: Duration) -> Report {
-        self.find_direct(touched.subnets.clone());
+        if self.direct_routing {
+            self.find_direct(&touched.subnets);
+        }
         self.make_right(&keys_of(touched), now, false)
     }
 
@@ -389,12 +393,9 @@ impl<K: Kernel> DataPlane<K> {
         changes.iter().filter_map(Change::key).collect()
     }
 
-    /// Asks the kernel which of these peers are on the same link, if direct routing is on.
-    fn find_direct(&mut self, subnets: BTreeSet<Ipv4Network>) {
-        if !self.direct_routing {
-            return;
-        }
-        for peer in subnets.into_iter().filter_map(|subnet| self.leases.peer(subnet)) {
+    /// Asks the kernel which of these peers are on the same link.
+    fn find_direct(&mut self, subnets: &BTreeSet<Ipv4Network>) {
+        for peer in subnets.iter().filter_map(|subnet| self.leases.peer(*subnet)) {
             let on_link = self
                 .kernel
                 .route_to(peer.public_ip)

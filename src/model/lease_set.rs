@@ -237,6 +237,12 @@ impl LeaseSet {
         self.list(leases, source, now)
     }
 
+    /// Takes the first list, with which every subnet is one to look at. Returns what is skipped.
+    pub fn begin(&mut self, leases: &[RawLease<'_>], source: Source) -> Vec<Skipped> {
+        self.source = Some(source);
+        self.take(leases, Vec::new()).0
+    }
+
     /// Takes `leases` for the whole content of the store, or, if it looks replaced, for what it knows so far.
     pub fn list(&mut self, leases: &[RawLease<'_>], source: Source, now: Duration) -> Touched {
         let replaced = self.looks_replaced(leases, source);
@@ -264,6 +270,18 @@ impl LeaseSet {
         leases: &[RawLease<'_>],
         kept: Vec<(Ipv4Network, Peer, Duration)>,
     ) -> Touched {
+        let (skipped, before) = self.take(leases, kept);
+        let subnets = self.leases.keys().copied().chain(before.peers().map(|(subnet, _)| subnet)).collect();
+        let macs = self.peers().chain(before.peers()).map(|(_, peer)| peer.mac).collect();
+        Touched { subnets, macs, skipped, replaced: None }
+    }
+
+    /// Returns what is skipped now and was not, and the leases there were.
+    fn take(
+        &mut self,
+        leases: &[RawLease<'_>],
+        kept: Vec<(Ipv4Network, Peer, Duration)>,
+    ) -> (Vec<Skipped>, Self) {
         let empty = Self { source: self.source, ..Self::new(self.own.clone()).with_grace(self.grace) };
         let before = std::mem::replace(self, empty);
         let (mut touched, mut listed) = (Touched::default(), Vec::with_capacity(leases.len()));
@@ -282,10 +300,7 @@ impl LeaseSet {
         }
         self.judge_list(&mut touched);
         touched.skipped.retain(|skipped| before.skip_of(&skipped.name) != Some(skipped.skip));
-        touched.subnets =
-            self.leases.keys().copied().chain(before.peers().map(|(subnet, _)| subnet)).collect();
-        touched.macs = self.peers().chain(before.peers()).map(|(_, peer)| peer.mac).collect();
-        touched
+        (touched.skipped, before)
     }
 
     /// Judges all leases, of which none has a verdict yet. Most of thousands concern no other one, and are peers as they are.
@@ -314,9 +329,11 @@ impl LeaseSet {
             return touched;
         }
         // Whom a new lease concerns is known once it is there.
-        let known = self.leases.contains_key(&subnet);
-        let mut concerned = if known { self.concerned(subnet) } else { BTreeSet::new() };
-        let before = self.remove(subnet).and_then(|known| known.verdict);
+        let (mut concerned, before) = if self.leases.contains_key(&subnet) {
+            (self.concerned(subnet), self.remove(subnet).and_then(|known| known.verdict))
+        } else {
+            (BTreeSet::new(), None)
+        };
         touched.subnets.insert(subnet);
         touched.macs.extend(before.and_then(Result::ok).map(|peer| peer.mac));
         if let Some(known) = self.read(subnet, lease, before) {
@@ -458,16 +475,20 @@ impl LeaseSet {
         Some(judge_alone(&self.own, subnet, attrs))
     }
 
+    /// Judges leases together with whom they concern.
     fn judge_all(&mut self, subnets: &BTreeSet<Ipv4Network>, touched: &mut Touched) {
         for subnet in subnets {
-            self.judge(*subnet, touched);
+            self.judge(*subnet, subnets.len() > 1, touched);
         }
     }
 
-    fn judge(&mut self, subnet: Ipv4Network, touched: &mut Touched) {
+    fn judge(&mut self, subnet: Ipv4Network, among_others: bool, touched: &mut Touched) {
         let Some(known) = self.leases.get(&subnet) else { return };
-        let before = known.verdict;
-        let verdict = Some(known.alone.and_then(|peer| self.judge_among(subnet, known, peer)));
+        let (before, alone) = (known.verdict, known.alone);
+        let verdict = Some(match alone {
+            Ok(peer) if among_others => self.judge_among(subnet, known, peer),
+            alone => alone,
+        });
         if verdict == before {
             return;
         }

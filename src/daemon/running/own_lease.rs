@@ -12,7 +12,7 @@ use crate::daemon::acquire::{AcquireError, Acquired, Claim, OwnLease, acquire};
 use crate::daemon::{Fatal, pods};
 use crate::kernel::Kernel;
 use crate::model::LeaseAttrs;
-use crate::model::lease::key_of;
+use crate::model::lease::parse_key;
 use crate::model::lease_set::Own;
 use crate::model::masquerade::Overlay;
 use crate::store::{LeaseStore, Record, Renewal, Revision, StoreError};
@@ -104,12 +104,17 @@ impl<S: LeaseStore, K: Kernel> Running<S, K> {
 
     /// Our own key is being written: until that has ended nobody knows whether an event about it is our own doing.
     pub(super) fn is_claiming(&self, name: &str) -> bool {
-        self.task.is_some() && name == key_of(self.lease.held.subnet)
+        self.task.is_some() && self.is_ours(name)
+    }
+
+    /// Whether a key is that of our subnet, which has one spelling only.
+    fn is_ours(&self, name: &str) -> bool {
+        parse_key(name).is_ok_and(|subnet| subnet == self.lease.held.subnet)
     }
 
     /// Somebody wrote or deleted our own key: find out what it means, but not in a busy loop.
     pub(super) fn suspect(&mut self, name: &str, revision: u64) {
-        if name == key_of(self.lease.held.subnet) && revision != self.lease.held.modified {
+        if self.is_ours(name) && revision != self.lease.held.modified {
             self.check_soon();
         }
     }

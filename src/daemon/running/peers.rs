@@ -16,8 +16,8 @@ impl<S: LeaseStore, K: Kernel> Running<S, K> {
         self.data_plane.keep_unknown = first.partial;
         self.reporter.seen(first.next.saturating_sub(1));
         let leases: Vec<RawLease<'_>> = first.records.iter().map(raw).collect();
-        let touched = self.data_plane.leases.list(&leases, source(&first), self.clock.now().0);
-        self.reporter.skipped(&touched.skipped);
+        let skipped = self.data_plane.leases.begin(&leases, source(&first));
+        self.reporter.skipped(&skipped);
     }
 
     pub(super) fn on_update(&mut self, update: Update) {

@@ -89,7 +89,7 @@ impl LeaseSet {
 
     /// Kept peers whose addresses were leased anew go for good.
     pub(super) fn give_way(&mut self, subnet: Ipv4Network) -> Touched {
-        if self.leases.get(&subnet).is_none_or(|known| known.alone.is_err()) {
+        if self.kept.is_empty() || self.leases.get(&subnet).is_none_or(|known| known.alone.is_err()) {
             return Touched::default();
         }
         let is_kept = |other: &Ipv4Network| self.leases.get(other).is_some_and(|known| known.kept.is_some());
