@@ -17,6 +17,8 @@ use flanneld::model::{LeaseAttrs, MacAddr, NetworkConfig, Vni, VxlanData, lease}
 use ipnetwork::Ipv4Network;
 
 const PEERS: [u32; 3] = [255, 4_000, 16_000];
+/// Bytes; the last level of a large server's processor has less.
+const LARGER_THAN_CACHES: usize = 128 << 20;
 
 fn main() {
     divan::main();
@@ -85,6 +87,20 @@ fn compare_everything(bencher: Bencher, peers: u32) {
 /// One lease changes among many: what it touches is found and compared.
 #[divan::bench(args = PEERS)]
 fn follow_one_change(bencher: Bencher, peers: u32) {
+    let mut follow = one_change(peers);
+    bencher.bench_local(|| follow());
+}
+
+/// The same as a daemon meets it that had nothing to do for a while: no cache holds its code or data.
+#[divan::bench(args = PEERS, sample_size = 1)]
+fn follow_one_change_with_cold_caches(bencher: Bencher, peers: u32) {
+    let (mut follow, mut others) = (one_change(peers), vec![0_u8; LARGER_THAN_CACHES]);
+    let of_others = || others.iter_mut().step_by(64).for_each(|byte| *byte = byte.wrapping_add(1));
+    bencher.with_inputs(of_others).bench_local_values(|()| follow());
+}
+
+/// Reads a changed lease, compares what it touches and writes the messages; each time another MAC.
+fn one_change(peers: u32) -> impl FnMut() -> Vec<u8> {
     let mut leases = filled(peers);
     let present = entries(&leases);
     let listing = listing(peers);
@@ -94,15 +110,15 @@ fn follow_one_change(bencher: Bencher, peers: u32) {
         LeaseAttrs::vxlan(attrs.public_ip, data, None).to_json()
     });
     let mut turn = 0;
-    bencher.bench_local(|| {
+    move || {
         turn += 1;
         let value = values[turn % 2].as_bytes();
         let lease = RawLease { name: &listing[0].0, value, created: 1, modified: 2 };
         let keys = keys_of(&leases.put(&lease));
         let desired =
             Overlay { leases: &leases, direct: &BTreeSet::new(), blackhole: false }.entries_of(&keys);
-        diff(&desired, &present.restricted_to(&keys))
-    });
+        encoded(7, &diff(&desired, &present.restricted_to(&keys)).operations)
+    }
 }
 
 /// The netlink messages of all peers' entries are written: three a peer.

@@ -178,7 +178,8 @@ impl LeaseAttrs {
         let (public_ip, rest) = rest.split_once('"')?;
         let rest = rest.strip_prefix(r#","PublicIPv6":null,"BackendType":"vxlan","BackendData":{"VNI":"#)?;
         let (vni, rest) = rest.split_once(',')?;
-        let (mac, rest) = rest.strip_prefix(r#""VtepMAC":""#)?.split_once(r#""}"#)?;
+        let (mac, rest) = rest.strip_prefix(r#""VtepMAC":""#)?.split_once('"')?;
+        let rest = rest.strip_prefix('}')?;
         let (node_id, rest) = written_id(rest, r#","NodeID":""#)?;
         let (boot_id, rest) = written_id(rest, r#","BootID":""#)?;
         // A number of JSON has no sign and no zero in front.
