@@ -87,8 +87,7 @@ fn compare_everything(bencher: Bencher, peers: u32) {
 /// One lease changes among many: what it touches is found and compared.
 #[divan::bench(args = PEERS)]
 fn follow_one_change(bencher: Bencher, peers: u32) {
-    let mut follow = one_change(peers);
-    bencher.bench_local(|| follow());
+    bencher.bench_local(one_change(peers));
 }
 
 /// The same as a daemon meets it that had nothing to do for a while: no cache holds its code or data.

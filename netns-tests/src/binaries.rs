@@ -114,7 +114,7 @@ pub fn build() -> Result<PathBuf> {
     Ok(folder)
 }
 
-/// Builds the benchmark's floor (`benches/bare`), together with the daemon so that both get the same libraries.
+/// Builds the benchmark's floor (`benches/bare`) from this tree, together with its daemon so that both get the same libraries.
 ///
 /// # Errors
 /// When the build fails; cargo's messages are on standard error.

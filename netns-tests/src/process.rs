@@ -186,7 +186,7 @@ impl Footprint {
     }
 }
 
-/// How long all threads of a process have run on a processor, also those that have ended (`clock_getcpuclockid(3)`, nanoseconds).
+/// How long all threads of a process have run on a processor, also those that have ended (`clock_getcpuclockid(3)`).
 ///
 /// # Errors
 /// When the process is gone.

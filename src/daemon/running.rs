@@ -152,15 +152,12 @@ impl<S: LeaseStore, K: Kernel> Running<S, K> {
             self.report();
             let next = self.next_timer().into_iter().chain(self.reporter.alive()).min();
             tokio::select! {
-                // What peers and readiness wait for comes first. It cannot keep the others away: the task that follows the store
-                // runs on the same thread, and is at most a backlog ahead.
-                biased;
-                Some(update) = self.watch.updates.recv() => self.on_update(update),
-                looked = self.rules.looked() => self.on_rules(&looked),
                 () = &mut stop => break,
+                Some(update) = self.watch.updates.recv() => self.on_update(update),
                 changes = self.data_plane.changed() => self.on_changes(Vec::as_slice(&changes)),
                 outcome = join(&mut self.task) => self.on_outcome(outcome)?,
                 () = self.clock.sleep_until(next) => self.on_timer(),
+                looked = self.rules.looked() => self.on_rules(&looked),
                 () = self.file.touched() => self.keep_file(),
                 Ok(()) = options.changed() => self.on_options(&options.borrow_and_update()),
                 question = questions.about_peers() => question.answer(self.data_plane.peers())

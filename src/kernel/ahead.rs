@@ -13,46 +13,32 @@ use crate::model::state::{Entries, Observed, ObservedVtep};
 pub(super) struct Ahead {
     scope: Scope,
     vtep: Option<ObservedVtep>,
-    entries: Dump,
-}
-
-#[derive(Debug)]
-enum Dump {
-    Taken(Entries),
-    UnderWay(JoinHandle<Result<Entries, KernelError>>),
+    entries: JoinHandle<Result<Entries, KernelError>>,
 }
 
 impl Ahead {
-    /// Begins to read the entries beside the caller, with our device at `index`. `None` when that is not possible.
+    /// Starts reading the entries on another thread, with our device at `index`. `None` when there is no socket or thread for it.
     pub(super) fn begin(
         scope: &Scope,
-        vtep: ObservedVtep,
-        index: u32,
+        vtep: Option<ObservedVtep>,
+        index: Option<u32>,
         receive_buffer: usize,
     ) -> Option<Self> {
-        // Opened here: a socket belongs to the network namespace of the thread that opens it.
-        let mut requests = Requests::open(receive_buffer).ok()?;
-        let of = scope.clone();
-        let read = move || observe::entries(&mut requests, &of, Some(index));
-        let reader = thread::Builder::new().name("first dump".to_owned()).spawn(read).ok()?;
-        Some(Self { scope: scope.clone(), vtep: Some(vtep), entries: Dump::UnderWay(reader) })
+        let (mut requests, scope) = (Requests::open(receive_buffer).ok()?, scope.clone());
+        let reader = thread::Builder::new().name("first dump".to_owned());
+        let wanted = scope.clone();
+        let entries = reader.spawn(move || observe::entries(&mut requests, &wanted, index)).ok()?;
+        Some(Self { scope, vtep, entries })
     }
 
-    /// Reads at once what there is without our device, which is not worth a thread.
-    pub(super) fn without_device(scope: &Scope, requests: &mut Requests) -> Option<Self> {
-        let entries = observe::entries(requests, scope, None).ok()?;
-        Some(Self { scope: scope.clone(), vtep: None, entries: Dump::Taken(entries) })
-    }
-
-    /// Waits for the end of it. `None` when something else is asked for now, or it failed: whoever reads again then sees why.
+    /// Waits for the end of it. `None` when something else is asked for now, or it failed: the caller reads again and gets the error
+    /// itself.
     pub(super) fn finish(self, scope: &Scope) -> Option<Observed> {
-        let Self { scope: of, vtep, entries } = self;
-        let entries = match entries {
-            _ if of != *scope => return None,
-            Dump::Taken(entries) => Ok(entries),
-            Dump::UnderWay(reader) => reader.join().ok()?,
-        };
-        let entries = entries.inspect_err(|error| debug!(%error, "the first dump failed and is repeated"));
-        Some(Observed { vtep, entries: entries.ok()? })
+        if self.scope != *scope {
+            return None;
+        }
+        let read = self.entries.join().ok()?;
+        let read = read.inspect_err(|error| debug!(%error, "the first dump failed and is repeated"));
+        Some(Observed { vtep: self.vtep, entries: read.ok()? })
     }
 }

@@ -106,7 +106,7 @@ impl LinuxKernel {
         read(&mut self.requests, scope, links)
     }
 
-    /// What was read ahead, as long as it is still so.
+    /// What was read ahead, if nothing has changed since.
     fn seen_ahead(&mut self, scope: &Scope) -> Option<Observed> {
         let observed = self.ahead.take()?.finish(scope)?;
         let watch = self.watch.as_mut()?;
@@ -158,12 +158,8 @@ impl Kernel for LinuxKernel {
 
     fn look_ahead(&mut self, scope: &Scope) -> Result<Option<ObservedVtep>, KernelError> {
         let found = self.device(scope)?;
-        self.ahead = match (&found, &self.vtep) {
-            (Some(found), Some((_, index))) => {
-                Ahead::begin(scope, found.clone(), *index, self.buffers.answers)
-            }
-            _ => Ahead::without_device(scope, &mut self.requests),
-        };
+        let index = self.vtep.as_ref().map(|(_, index)| *index);
+        self.ahead = Ahead::begin(scope, found.clone(), index, self.buffers.answers);
         Ok(found)
     }
 
@@ -178,6 +174,7 @@ impl Kernel for LinuxKernel {
     }
 
     fn step(&mut self, scope: &Scope, step: &DeviceStep) -> Result<(), KernelError> {
+        self.ahead = None;
         if matches!(step, DeviceStep::Create(_) | DeviceStep::Delete) {
             self.forget_index();
         }
@@ -185,6 +182,8 @@ impl Kernel for LinuxKernel {
     }
 
     fn apply(&mut self, scope: &Scope, operations: &[Operation]) -> Vec<Result<(), KernelError>> {
+        // We are not notified of our own changes.
+        self.ahead = None;
         apply::apply(self, scope, operations)
     }
 

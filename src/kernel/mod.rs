@@ -136,8 +136,8 @@ pub trait Kernel {
     /// When it cannot be read.
     fn device(&mut self, scope: &Scope) -> Result<Option<ObservedVtep>, KernelError>;
 
-    /// Our device, as [`device`](Kernel::device) has it. A kernel that can begins to dump the entries beside the caller, and the next
-    /// `observe` takes that dump, if nothing has changed since.
+    /// Our device, as [`device`](Kernel::device) has it. A kernel that supports it starts dumping the entries in parallel, and the
+    /// next `observe` uses that dump if nothing has changed since; call it after `watch`, which tells.
     ///
     /// # Errors
     /// When the device cannot be read.

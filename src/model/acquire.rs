@@ -5,8 +5,6 @@
 use std::net::Ipv4Addr;
 
 use ipnetwork::Ipv4Network;
-use memchr::memchr;
-use memchr::memmem::Finder;
 
 use super::allocate::{free_subnets, overlap};
 use super::lease::parse_key;
@@ -33,7 +31,6 @@ impl Listed {
         listing: impl IntoIterator<Item = (&'a str, &'a [u8])>,
     ) -> Vec<Self> {
         let public_ip = claimant.public_ip.to_string();
-        let public_ip = Finder::new(&public_ip);
         let read = |(index, (name, value)): (usize, (&str, &[u8]))| {
             let subnet = parse_key(name).ok()?;
             let former = claimant.previous.is_some_and(|previous| overlap(previous, subnet));
@@ -46,8 +43,8 @@ impl Listed {
 }
 
 /// Whether a JSON text may hold this address: it has one spelling, unless it is written with escapes.
-fn may_hold(value: &[u8], address: &Finder<'_>) -> bool {
-    address.find(value).is_some() || memchr(b'\\', value).is_some()
+fn may_hold(value: &[u8], address: &str) -> bool {
+    str::from_utf8(value).is_ok_and(|text| text.contains(address) || text.contains('\\'))
 }
 
 /// Who asks.

@@ -237,7 +237,7 @@ impl LeaseSet {
         self.list(leases, source, now)
     }
 
-    /// Takes the first list, with which every subnet is one to look at. Returns what is skipped.
+    /// Fills an empty set with the first list, after which everything is programmed anyway. Returns what is skipped.
     pub fn begin(&mut self, leases: &[RawLease<'_>], source: Source) -> Vec<Skipped> {
         self.source = Some(source);
         self.take(leases, Vec::new()).0
@@ -288,10 +288,11 @@ impl LeaseSet {
         for lease in leases {
             match parse_key(lease.name) {
                 Ok(subnet) => listed.extend(self.read(subnet, lease, None).map(|known| (subnet, known))),
-                Err(_) if self.insert_bad_key(lease.name) && !before.knows_bad_key(lease.name) => {
-                    touched.skipped.push(bad_key(lease.name));
+                Err(_) => {
+                    if self.insert_bad_key(lease.name) && !before.knows_bad_key(lease.name) {
+                        touched.skipped.push(bad_key(lease.name));
+                    }
                 }
-                Err(_) => {}
             }
         }
         self.fill(listed);
@@ -328,7 +329,7 @@ impl LeaseSet {
         if self.is_renewal(subnet, lease) {
             return touched;
         }
-        // Whom a new lease concerns is known once it is there.
+        // Whom a new lease concerns is found below, after it was inserted.
         let (mut concerned, before) = if self.leases.contains_key(&subnet) {
             (self.concerned(subnet), self.remove(subnet).and_then(|known| known.verdict))
         } else {
@@ -475,7 +476,8 @@ impl LeaseSet {
         Some(judge_alone(&self.own, subnet, attrs))
     }
 
-    /// Judges leases together with whom they concern.
+    /// Judges leases. `subnets` holds everyone with a say in the verdict of another one, so that a lease with nobody else in it has
+    /// nobody against it.
     fn judge_all(&mut self, subnets: &BTreeSet<Ipv4Network>, touched: &mut Touched) {
         for subnet in subnets {
             self.judge(*subnet, subnets.len() > 1, touched);

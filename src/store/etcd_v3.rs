@@ -178,7 +178,7 @@ pub(super) fn revision(signed: i64) -> Revision {
     Revision::try_from(signed).unwrap_or(0)
 }
 
-/// The key's part behind `folder`, in the same memory: a list has thousands of keys.
+/// The key's part behind `folder`, in the key's own buffer: a list has thousands of them.
 pub(super) fn name_of(mut key: Vec<u8>, folder: &str) -> String {
     if key.starts_with(folder.as_bytes()) {
         key.drain(..folder.len());

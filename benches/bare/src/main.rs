@@ -1,10 +1,10 @@
-//! The least that a flanneld can be: it has the same conversation with etcd through the same libraries, and pushes messages into the
-//! kernel that somebody else has prepared. It chooses, compares, checks, writes and tells nothing. What it takes is the floor of
-//! whoever starts a process, asks etcd through etcd-client and changes the kernel, on this machine at this moment.
+//! The least that a flanneld can be: it asks etcd what the daemon asks, through the same libraries, and pushes messages into the
+//! kernel that somebody else has prepared. It decides nothing: no choice of a subnet, no comparison, no rules, no log. What it takes is
+//! the floor of whoever starts a process, asks etcd through etcd-client and changes the kernel, on this machine at this moment.
 //!
 //! ```text
-//! no device: config, list ─► grant ─► key ─► device (prepared) ─► subnet.env ─► READY
-//! device:    config, list ∥ dump of routes, neighbours, FDB ─► lease alive? ─► READY
+//! no device: config ∥ list ─► grant ─► key ─► device (prepared) ─► subnet.env ─► READY
+//! device:    config ∥ list ∥ dump of routes, neighbours, FDB ─► renew ∥ lease alive? ─► READY
 //! then:      watch ─► for each event the next prepared batch
 //! ```
 //!
@@ -30,7 +30,7 @@ const TTL: i64 = 86_400;
 /// As the daemon has it: bytes that etcd may send before they are read, and the largest answer.
 const WINDOW: u32 = 8 << 20;
 const LARGEST: usize = 64 << 20;
-/// What it leases without asking whether it is free.
+/// What it leases without asking whether it is free. The prepared device has its address.
 const SUBNET: &str = "100.64.1.0-24";
 const VALUE: &str = r#"{"PublicIP":"10.8.0.111","PublicIPv6":null,"BackendType":"vxlan","BackendData":{"VNI":1,"VtepMAC":"02:00:00:00:00:01"}}"#;
 const SUBNET_ENV: &str =
@@ -58,15 +58,21 @@ async fn run() -> Result<()> {
     let mut kv = client.kv_client().max_decoding_message_size(LARGEST);
     let mut lister = kv.clone();
     let listing = lister.get(folder.clone(), Some(GetOptions::new().with_prefix()));
-    let dump = if_nametoindex(DEVICE).is_ok().then(|| thread::spawn(dump));
-    let (config, listing) = tokio::join!(kv.get(format!("{prefix}/config"), None), listing);
+    // Asked first, since etcd takes longest.
+    let dump = async { if_nametoindex(DEVICE).is_ok().then(|| thread::spawn(dump)) };
+    let (config, listing, dump) = tokio::join!(kv.get(format!("{prefix}/config"), None), listing, dump);
     let (_, listing) = (config?, listing?);
     let mut leases = client.lease_client();
     let netlink = open()?;
     match dump {
         Some(dump) => {
             let lease = listing.kvs().iter().map(etcd_client::KeyValue::lease).find(|id| *id != 0);
-            leases.time_to_live(lease.context("no lease")?, None).await?;
+            let (lease, mut renewing) = (lease.context("no lease")?, client.lease_client());
+            let renewed = async {
+                let (_keeper, mut answers) = renewing.keep_alive(lease).await?;
+                answers.message().await
+            };
+            tokio::try_join!(renewed, leases.time_to_live(lease, None))?;
             dump.join().ok().context("the dump panicked")??;
         }
         None => {
@@ -85,12 +91,9 @@ async fn run() -> Result<()> {
     let next = listing.header().context("no header")?.revision() + 1;
     let options = WatchOptions::new().with_prefix().with_start_revision(next);
     let mut watch = client.watch_client().watch(folder.clone(), Some(options)).await?;
-    let own = format!("{folder}{SUBNET}");
     while let Some(message) = watch.message().await? {
-        for _ in
-            message.events().iter().filter_map(|event| event.kv()).filter(|kv| kv.key() != own.as_bytes())
-        {
-            changes.pop_front().map_or(Ok(()), |batch| push(&netlink, &batch))?;
+        for batch in changes.drain(..message.events().len().min(changes.len())) {
+            push(&netlink, &batch)?;
         }
     }
     Ok(())
@@ -98,7 +101,7 @@ async fn run() -> Result<()> {
 
 /// The device's messages, and those of each event.
 fn prepared() -> Result<(Vec<u8>, VecDeque<Vec<u8>>)> {
-    let Some(path) = std::env::var_os("BARE_MESSAGES") else { return Ok(Default::default()) };
+    let path = std::env::var_os("BARE_MESSAGES").context("no BARE_MESSAGES")?;
     let (bytes, mut batches) = (std::fs::read(path).context("read BARE_MESSAGES")?, VecDeque::new());
     let mut rest = bytes.as_slice();
     while let Some((length, after)) = rest.split_first_chunk() {

@@ -278,9 +278,9 @@ pub(super) fn floor(node: &Node, peers: &[Peer], metrics: Metrics) -> Result<Dur
     took
 }
 
-/// Makes the overlay device as our daemon has it, with the address of the first subnet, on the node's `eth0`: two requests, of which
-/// the last is acknowledged.
-pub(super) fn device(node: &Node) -> Result<Vec<u8>> {
+/// The messages that make an overlay device on the node's `eth0`, up and with the address of the subnet that the bare daemon takes
+/// (`SUBNET` there). Only the last is acknowledged.
+pub(super) fn making_of_device(node: &Node) -> Result<Vec<u8>> {
     // linux/if_link.h: IFLA_INFO_KIND 1, IFLA_INFO_DATA 2; IFLA_VXLAN_ID 1, _LINK 3, _LOCAL 4, _LEARNING 7, _PORT 15
     let local = [10, 8, 0, 111];
     let below = node.in_network(|| if_nametoindex("eth0").context("index of eth0"))?.to_ne_bytes();

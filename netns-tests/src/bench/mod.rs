@@ -19,7 +19,7 @@ mod tls;
 mod traffic;
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
@@ -79,9 +79,12 @@ fn api(text: &str) -> Result<Api, String> {
 pub fn run(args: &BenchArgs) -> Result<()> {
     let subjects = subjects(args)?;
     let (mut results, mut failed) = (Results::default(), Vec::new());
-    for scenario in scenarios_of(args)? {
+    let scenarios = scenarios_of(args)?;
+    let beside_bare = scenarios.iter().any(|scenario| BESIDE_BARE.contains(scenario));
+    let bare = if beside_bare { binaries::build_bare()? } else { PathBuf::new() };
+    for scenario in scenarios {
         println!("measuring: {scenario}");
-        if let Err(error) = measure(scenario, args, &subjects, &mut results) {
+        if let Err(error) = measure(scenario, args, (&subjects, &bare), &mut results) {
             println!("{scenario}: {error:#}");
             failed.push(scenario);
         }
@@ -105,6 +108,9 @@ pub fn run(args: &BenchArgs) -> Result<()> {
 const SCENARIOS: [&str; 10] =
     ["size", "start", "tls", "restart", "changes", "burst", "quiet", "repair", "plugin", "traffic"];
 
+/// Measured beside the bare daemon, too.
+const BESIDE_BARE: [&str; 3] = ["start", "restart", "changes"];
+
 /// What is measured with one number of peers is measured with the largest up to this one: beyond it the kernel's route insert,
 /// which takes quadratic time, is all that shows.
 const MANY: u32 = 4_000;
@@ -123,7 +129,12 @@ fn scenarios_of(args: &BenchArgs) -> Result<Vec<&'static str>> {
     Ok(SCENARIOS.into_iter().filter(chosen).collect())
 }
 
-fn measure(scenario: &str, args: &BenchArgs, subjects: &[Subject], results: &mut Results) -> Result<()> {
+fn measure(
+    scenario: &str,
+    args: &BenchArgs,
+    (subjects, bare): (&[Subject], &Path),
+    results: &mut Results,
+) -> Result<()> {
     if scenario == "plugin" {
         return plugin::measure(&plugins(args)?, results);
     }
@@ -132,13 +143,13 @@ fn measure(scenario: &str, args: &BenchArgs, subjects: &[Subject], results: &mut
         return traffic::measure(ours, args.runs.min(3), results);
     }
     let most = args.peers.iter().copied().filter(|peers| *peers <= MANY).max().unwrap_or(0);
-    let (bare, messages) = (binaries::build_bare()?, tempfile::NamedTempFile::new()?);
+    let messages = tempfile::NamedTempFile::new()?;
     let mut bench = Bench {
         subjects,
         results,
         runs: args.runs,
         idle: Duration::from_secs(args.idle),
-        bare: &bare,
+        bare,
         messages: messages.path(),
     };
     match scenario {
@@ -175,7 +186,7 @@ fn plugins(args: &BenchArgs) -> Result<Vec<(String, PathBuf)>> {
 }
 
 /// A column's heading: the file's name and a number, since two binaries may have the same name.
-fn name_of(path: &std::path::Path, number: usize) -> String {
+fn name_of(path: &Path, number: usize) -> String {
     format!("{} #{number}", path.file_name().unwrap_or_default().to_string_lossy())
 }
 

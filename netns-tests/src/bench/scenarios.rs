@@ -22,8 +22,8 @@ pub(super) const KERNEL_FLOOR: &str = "floor: kernel";
 /// The column of what etcd needs for one range, or to deliver one event.
 pub(super) const ETCD_FLOOR: &str = "floor: etcd";
 
-/// The column of a program that has the same conversation with etcd through the same libraries, and pushes what was prepared
-/// beforehand (`benches/bare`).
+/// The column of a process that asks etcd the same through the same libraries and pushes messages prepared beforehand, but decides
+/// nothing (`benches/bare`).
 pub(super) const BARE_FLOOR: &str = "floor: etcd-client";
 
 /// A change that is made to one lease after the other.
@@ -87,7 +87,7 @@ impl Bench<'_> {
                 self.add(&label("resident memory"), "MiB", bed, mib(footprint.resident_kib));
                 bed.forget(started.daemon)?;
                 if peers == 0 && bed.subject.api == Api::V3 {
-                    kernel::write_batches(self.messages, &[kernel::device(bed.lab.node(1)?)?])?;
+                    kernel::write_batches(self.messages, &[kernel::making_of_device(bed.lab.node(1)?)?])?;
                     let started = bed.start_bare(self.bare, self.messages)?;
                     self.results.add(&label("exec → READY"), "ms", BARE_FLOOR, ms(started.ready));
                     self.results.add(&label("CPU of the start"), "ms", BARE_FLOOR, started.cpu);
@@ -129,10 +129,10 @@ impl Bench<'_> {
         let label = |what: &str| format!("{what}, {} leases", peers + 1);
         for bed in &mut self.beds(peers)? {
             let mut daemon = bed.start()?.daemon;
+            kernel::write_batches(self.messages, &[])?;
             for _ in 0..self.runs {
                 daemon.stop(Signal::SIGTERM)?;
                 if bed.subject.api == Api::V3 {
-                    kernel::write_batches(self.messages, &[])?;
                     let bare = bed.start_bare(self.bare, self.messages)?;
                     self.results.add(&label("restart → READY"), "ms", BARE_FLOOR, ms(bare.ready));
                     self.results.add(&label("CPU of a restart"), "ms", BARE_FLOOR, bare.cpu);
