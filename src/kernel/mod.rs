@@ -2,7 +2,8 @@
 //!
 //! [`LinuxKernel`] speaks rtnetlink with the network namespace it was opened in. From the outside in: `observe`, `step`,
 //! `apply` and `watch` do what the trait says; `wire` turns requests into bytes and `parse` bytes into values; `socket`
-//! sends, receives and matches answers; `message` and `refusal` know the outer shape of a message and of a failure.
+//! sends, receives and matches answers; `message` and `refusal` know the outer shape of a message and of a failure. `ahead` is an
+//! `observe` that begins before anybody waits for it.
 
 use std::future::Future;
 use std::net::Ipv4Addr;

@@ -68,11 +68,7 @@ async fn run() -> Result<()> {
         Some(dump) => {
             let lease = listing.kvs().iter().map(etcd_client::KeyValue::lease).find(|id| *id != 0);
             let (lease, mut renewing) = (lease.context("no lease")?, client.lease_client());
-            let renewed = async {
-                let (_keeper, mut answers) = renewing.keep_alive(lease).await?;
-                answers.message().await
-            };
-            tokio::try_join!(renewed, leases.time_to_live(lease, None))?;
+            tokio::try_join!(renewing.keep_alive(lease), leases.time_to_live(lease, None))?;
             dump.join().ok().context("the dump panicked")??;
         }
         None => {
