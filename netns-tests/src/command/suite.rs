@@ -1,7 +1,6 @@
 //! `cargo lab test`: everything that must hold before a change lands, with one summary at the end.
 
 use std::process::Command;
-use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -21,8 +20,6 @@ const CARGO_DENY: &str = "cargo-deny@0.20.2";
 pub fn run() -> Result<()> {
     packages::ensure_present_for_tests()?;
     let mut steps = Steps::default();
-    // The lab's tests drive what users run: the release binaries. Their last crates keep only one of two processors busy.
-    let release = thread::spawn(|| build_binaries().and_then(|()| binaries::build_bare().map(drop)));
     steps.cargo("formatting", &["fmt", "--all", "--check"]);
     let all_targets = ["--all-targets"].as_slice();
     for targets in [all_targets, &["--features", "flanneld/simulation", "--lib", "--example", "simulation"]] {
@@ -30,7 +27,8 @@ pub fn run() -> Result<()> {
         steps.cargo("clippy", &words);
     }
     steps.step("cargo-deny", check_dependencies);
-    steps.step("release binaries", || release.join().ok().context("build the release binaries")?);
+    // The lab's tests drive what users run: the release binaries.
+    steps.step("release binaries", build_binaries);
     steps.step("tests", || fault::forget().and_then(|()| run_tests_beside_simulation()));
     faults::print()?;
     steps.finish()
@@ -74,7 +72,7 @@ pub(super) fn build_simulation() -> Result<Command> {
 /// The simulation is built before the tests, and takes while they run what they leave of the processors.
 fn run_tests_beside_simulation() -> Result<()> {
     let mut simulation = build_simulation()?;
-    let simulation = thread::spawn(move || simulation.output());
+    let simulation = std::thread::spawn(move || simulation.output());
     let tested = run_tests();
     let ended = simulation.join().ok().context("wait for the simulation")?.context("run the simulation")?;
     println!("{}", String::from_utf8_lossy(&ended.stdout));
