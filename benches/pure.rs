@@ -9,7 +9,7 @@ use std::net::Ipv4Addr;
 use divan::Bencher;
 use flanneld::kernel::encoded;
 use flanneld::model::allocate::free_subnets;
-use flanneld::model::diff::diff;
+use flanneld::model::diff::{diff, diff_of};
 use flanneld::model::lease_set::{LeaseSet, Own, RawLease};
 use flanneld::model::overlay::{Overlay, keys_of};
 use flanneld::model::state::Entries;
@@ -65,8 +65,10 @@ fn filled(peers: u32) -> LeaseSet {
     leases
 }
 
-fn entries(leases: &LeaseSet) -> Entries {
-    Overlay { leases, direct: &BTreeSet::new(), blackhole: false }.entries()
+const NO_PEER_IS_DIRECT: &BTreeSet<Ipv4Addr> = &BTreeSet::new();
+
+fn overlay(leases: &LeaseSet) -> Overlay<'_> {
+    Overlay { leases, direct: NO_PEER_IS_DIRECT, blackhole: false }
 }
 
 /// A listing is read and judged.
@@ -76,12 +78,12 @@ fn read_a_listing(bencher: Bencher, peers: u32) {
     bencher.with_inputs(empty).bench_local_refs(|leases| leases.replace(&raw(&listing)));
 }
 
-/// The desired entries of all peers are made and compared with a kernel that holds them already.
+/// The desired entries of all peers are compared with a kernel that holds them already.
 #[divan::bench(args = PEERS)]
 fn compare_everything(bencher: Bencher, peers: u32) {
     let leases = filled(peers);
-    let present = entries(&leases);
-    bencher.bench_local(|| diff(&entries(&leases), &present));
+    let present = Entries::of(&overlay(&leases));
+    bencher.bench_local(|| diff(&overlay(&leases), &present));
 }
 
 /// One lease changes among many: what it touches is found and compared.
@@ -101,7 +103,7 @@ fn follow_one_change_with_cold_caches(bencher: Bencher, peers: u32) {
 /// Reads a changed lease, compares what it touches and writes the messages; each time another MAC.
 fn one_change(peers: u32) -> impl FnMut() -> Vec<u8> {
     let mut leases = filled(peers);
-    let present = entries(&leases);
+    let present = Entries::of(&overlay(&leases));
     let listing = listing(peers);
     let values = ["02:00:5e:01:00:01", "02:00:5e:02:00:01"].map(|mac| {
         let attrs = LeaseAttrs::from_json(listing[0].1.as_bytes()).unwrap();
@@ -114,16 +116,14 @@ fn one_change(peers: u32) -> impl FnMut() -> Vec<u8> {
         let value = values[turn % 2].as_bytes();
         let lease = RawLease { name: &listing[0].0, value, created: 1, modified: 2 };
         let keys = keys_of(&leases.put(&lease));
-        let desired =
-            Overlay { leases: &leases, direct: &BTreeSet::new(), blackhole: false }.entries_of(&keys);
-        encoded(7, &diff(&desired, &present.restricted_to(&keys)).operations)
+        encoded(7, &diff_of(keys, &overlay(&leases), &present).operations)
     }
 }
 
 /// The netlink messages of all peers' entries are written: three a peer.
 #[divan::bench(args = PEERS)]
 fn encode_everything(bencher: Bencher, peers: u32) {
-    let plan = diff(&entries(&filled(peers)), &Entries::default());
+    let plan = diff(&overlay(&filled(peers)), &Entries::default());
     assert_eq!(plan.operations.len(), 3 * usize::try_from(peers).unwrap());
     bencher.bench_local(|| encoded(7, &plan.operations));
 }

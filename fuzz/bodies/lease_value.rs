@@ -87,7 +87,7 @@ fn lease<'a>(name: &'a str, value: &'a [u8], revision: u64) -> RawLease<'a> {
 }
 
 fn entries(leases: &LeaseSet) -> Entries {
-    Overlay { leases, direct: &Default::default(), blackhole: false }.entries()
+    Entries::of(&Overlay { leases, direct: &Default::default(), blackhole: false })
 }
 
 fn subnet(number: u8) -> Ipv4Network {

@@ -16,7 +16,7 @@ use super::contest::{Begun, Contest};
 use crate::kernel::{Change, Kernel, KernelError, Scope};
 use crate::metrics::OperationKind;
 use crate::model::device::{self, DeviceStep};
-use crate::model::diff::{Plan, diff};
+use crate::model::diff::{Plan, diff, diff_of};
 use crate::model::ext_iface::ExternalInterface;
 use crate::model::lease_set::{LeaseSet, Touched};
 use crate::model::overlay::{Overlay, keys_of};
@@ -176,8 +176,7 @@ impl<K: Kernel> DataPlane<K> {
         if self.direct_routing {
             self.find_direct(&self.leases.peers().map(|(subnet, _)| subnet).collect());
         }
-        let desired = self.desired().entries();
-        let mut plan = diff(&desired, &self.mirror);
+        let mut plan = diff(&self.desired(), &self.mirror);
         if self.keep_unknown {
             plan.operations.retain(|operation| !operation.removes());
         }
@@ -235,9 +234,9 @@ impl<K: Kernel> DataPlane<K> {
     /// Programs what a change of leases concerns.
     pub(super) fn on_leases(&mut self, touched: &Touched, now: Duration) -> Report {
         if self.direct_routing {
-            self.find_direct(&touched.subnets);
+            self.find_direct(&touched.subnets.iter().copied().collect());
         }
-        self.make_right(&keys_of(touched), now, false)
+        self.make_right(keys_of(touched), now, false)
     }
 
     /// Takes over what was changed in the kernel and repairs what is not as it should be. The underlay is the caller's business.
@@ -256,7 +255,7 @@ impl<K: Kernel> DataPlane<K> {
             return self.resync(Some(now));
         }
         let keys = self.take_over(changes);
-        Ok(self.make_right(&keys, now, true))
+        Ok(self.make_right(keys, now, true))
     }
 
     /// Corrects what had to wait because somebody keeps undoing it.
@@ -268,26 +267,25 @@ impl<K: Kernel> DataPlane<K> {
         if postponed.device {
             return self.resync(Some(now));
         }
-        Ok(self.make_right(&postponed.entries, now, true))
+        Ok(self.make_right(postponed.entries.into_iter().collect(), now, true))
     }
 
     /// Tries what failed once more.
     pub(super) fn retry(&mut self, now: Duration) -> Report {
-        let mut keys: BTreeSet<EntryKey> = std::mem::take(&mut self.failed).into_keys().collect();
+        let mut keys: Vec<EntryKey> = std::mem::take(&mut self.failed).into_keys().collect();
         keys.extend(std::mem::take(&mut self.conflicts).into_keys().map(EntryKey::Routes));
-        self.make_right(&keys, now, false)
+        self.make_right(keys, now, false)
     }
 
     /// `undone`: somebody else changed these just now.
-    fn make_right(&mut self, keys: &BTreeSet<EntryKey>, now: Duration, undone: bool) -> Report {
-        for key in keys {
+    fn make_right(&mut self, keys: Vec<EntryKey>, now: Duration, undone: bool) -> Report {
+        for key in &keys {
             self.failed.remove(key);
             if let EntryKey::Routes(subnet) = key {
                 self.conflicts.remove(subnet);
             }
         }
-        let desired = self.desired().entries_of(keys);
-        let (mut plan, mut begun) = (diff(&desired, &self.mirror.restricted_to(keys)), Begun::new());
+        let (mut plan, mut begun) = (diff_of(keys, &self.desired(), &self.mirror), Begun::new());
         if undone {
             self.contest.admit_operations(&mut plan, now, &mut begun);
         }
@@ -307,8 +305,7 @@ impl<K: Kernel> DataPlane<K> {
                 break;
             }
             let keys = self.take_over(&changes);
-            let desired = self.desired().entries_of(&keys);
-            let rest = diff(&desired, &self.mirror.restricted_to(&keys));
+            let rest = diff_of(keys, &self.desired(), &self.mirror);
             let failing: Vec<Operation> = rest
                 .operations
                 .into_iter()
@@ -365,7 +362,7 @@ impl<K: Kernel> DataPlane<K> {
     }
 
     /// Brings the mirror up to date and says which entries were changed.
-    fn take_over(&mut self, changes: &[Change]) -> BTreeSet<EntryKey> {
+    fn take_over(&mut self, changes: &[Change]) -> Vec<EntryKey> {
         for change in changes {
             match change {
                 Change::Neighbor(ip, Some(mac)) => {

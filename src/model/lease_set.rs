@@ -15,6 +15,7 @@ mod skip;
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::Ipv4Addr;
+use std::ops::RangeBounds;
 use std::time::Duration;
 
 use ipnetwork::Ipv4Network;
@@ -73,7 +74,7 @@ pub struct Source {
 }
 
 /// A lease whose key could be read.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Copy)]
 struct Known {
     created: u64,
     modified: u64,
@@ -95,13 +96,13 @@ impl Known {
     }
 }
 
-/// What became of leases: subnets to look at again, and keys newly skipped (for one log line each).
+/// What became of leases: subnets to look at again, and keys newly skipped (for one log line each). Something may be named twice.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Touched {
     /// Subnets whose entries may have to change.
-    pub subnets: BTreeSet<Ipv4Network>,
+    pub subnets: Vec<Ipv4Network>,
     /// MACs whose FDB entries may have to change.
-    pub macs: BTreeSet<MacAddr>,
+    pub macs: Vec<MacAddr>,
     /// Keys that are skipped now and were not, or for another reason.
     pub skipped: Vec<Skipped>,
     /// The list came from a store that looks replaced: why.
@@ -123,9 +124,10 @@ impl Touched {
         *self == Self::default()
     }
 
-    fn remove(&mut self, subnet: Ipv4Network, known: &Known) {
-        self.subnets.insert(subnet);
-        self.macs.extend(known.verdict.and_then(Result::ok).map(|peer| peer.mac));
+    /// A lease changes or goes that had this verdict.
+    fn was(&mut self, subnet: Ipv4Network, verdict: Option<Result<Peer, Skip>>) {
+        self.subnets.push(subnet);
+        self.macs.extend(verdict.and_then(Result::ok).map(|peer| peer.mac));
     }
 }
 
@@ -179,7 +181,21 @@ impl LeaseSet {
 
     /// The usable peers in order of subnet.
     pub fn peers(&self) -> impl Iterator<Item = (Ipv4Network, Peer)> {
-        self.leases.iter().filter_map(|(subnet, known)| Some((*subnet, known.verdict?.ok()?)))
+        self.peers_in(..)
+    }
+
+    /// Those with subnets in this range.
+    pub fn peers_in(
+        &self,
+        subnets: impl RangeBounds<Ipv4Network>,
+    ) -> impl Iterator<Item = (Ipv4Network, Peer)> {
+        let leases = self.leases.range(subnets);
+        leases.filter_map(|(subnet, known)| Some((*subnet, known.verdict?.ok()?)))
+    }
+
+    /// The usable peers in order of VTEP MAC, once for each subnet.
+    pub fn peers_by_mac(&self) -> impl Iterator<Item = Peer> {
+        self.by_mac.iter().filter_map(|(_, subnet)| self.peer(*subnet))
     }
 
     /// The peer that holds exactly `subnet`.
@@ -244,39 +260,31 @@ impl LeaseSet {
             }
             return touched;
         };
-        if self.is_renewal(subnet, lease) {
+        let (former, value) = (self.leases.get(&subnet).copied(), fingerprint(lease.value));
+        if former.is_some_and(|former| self.is_renewal(subnet, &former, lease, value)) {
+            if let Some(known) = self.leases.get_mut(&subnet) {
+                known.modified = lease.modified;
+            }
             return touched;
         }
-        // Whom a new lease concerns is found below, after it was inserted.
-        let (mut concerned, before) = if self.leases.contains_key(&subnet) {
-            (self.concerned(subnet), self.remove(subnet).and_then(|known| known.verdict))
-        } else {
-            (BTreeSet::new(), None)
-        };
-        touched.subnets.insert(subnet);
-        touched.macs.extend(before.and_then(Result::ok).map(|peer| peer.mac));
-        if let Some(known) = self.read(subnet, lease, before) {
-            self.insert(subnet, known);
-        }
+        let before = former.and_then(|former| former.verdict);
+        touched.was(subnet, before);
+        // With the former verdict, which the new one will be compared with.
+        let known = self.read(subnet, lease, value).map(|known| Known { verdict: before, ..known });
+        self.exchange(subnet, known);
         touched.append(self.give_way(subnet));
-        concerned.append(&mut self.concerned(subnet));
-        self.judge_all(&concerned, &mut touched);
+        self.judge_with_others(subnet, former, &mut touched);
         touched
     }
 
     /// Whether the same lease was only written again, as Go nodes do to renew it, and nothing follows from that. Who wrote last
     /// counts among leases with the same MAC.
-    fn is_renewal(&mut self, subnet: Ipv4Network, lease: &RawLease<'_>) -> bool {
-        let Some(known) = self.leases.get(&subnet) else { return false };
-        let same = known.created == lease.created && known.value == fingerprint(lease.value);
-        let shares_mac = known.alone.is_ok_and(|peer| self.subnets_with_mac(peer.mac).nth(1).is_some());
-        if !same || known.kept.is_some() || shares_mac {
-            return false;
-        }
-        if let Some(known) = self.leases.get_mut(&subnet) {
-            known.modified = lease.modified;
-        }
-        true
+    fn is_renewal(&self, subnet: Ipv4Network, former: &Known, lease: &RawLease<'_>, value: u64) -> bool {
+        let shares = |peer: Peer| self.subnets_with_mac(peer.mac).any(|other| other != subnet);
+        former.created == lease.created
+            && former.value == value
+            && former.kept.is_none()
+            && !former.alone.is_ok_and(shares)
     }
 
     /// Takes over that one key is gone.
@@ -288,12 +296,15 @@ impl LeaseSet {
             }
             return touched;
         };
-        let concerned = self.concerned(subnet);
-        if let Some(known) = self.remove(subnet) {
-            touched.remove(subnet, &known);
-        }
-        self.judge_all(&concerned, &mut touched);
+        self.remove(subnet, &mut touched);
         touched
+    }
+
+    /// Takes a lease away, and judges whom that concerns.
+    fn remove(&mut self, subnet: Ipv4Network, touched: &mut Touched) {
+        let Some(former) = self.exchange(subnet, None) else { return };
+        touched.was(subnet, former.verdict);
+        self.judge_with_others(subnet, Some(former), touched);
     }
 
     fn knows_bad_key(&self, name: &str) -> bool {
@@ -327,52 +338,52 @@ impl LeaseSet {
     }
 
     /// `None`: it is our own lease, no peer and nothing to report.
-    fn read(
-        &self,
-        subnet: Ipv4Network,
-        lease: &RawLease<'_>,
-        verdict: Option<Result<Peer, Skip>>,
-    ) -> Option<Known> {
+    fn read(&self, subnet: Ipv4Network, lease: &RawLease<'_>, value: u64) -> Option<Known> {
         let attrs = LeaseAttrs::from_json(lease.value).ok();
         Some(Known {
             created: lease.created,
             modified: lease.modified,
-            value: fingerprint(lease.value),
+            value,
             public_ip: attrs.as_ref().map(|attrs| attrs.public_ip),
             node: attrs.as_ref().and_then(|attrs| attrs.node_id),
             kept: None,
             alone: self.judge_alone(subnet, attrs.as_ref())?,
-            verdict,
+            verdict: None,
         })
     }
 
-    fn insert(&mut self, subnet: Ipv4Network, known: Known) {
-        if let Ok(peer) = known.alone {
-            self.by_mac.insert((peer.mac, subnet));
+    /// Puts a lease, or none, in the place of the one there was, and returns that.
+    fn exchange(&mut self, subnet: Ipv4Network, known: Option<Known>) -> Option<Known> {
+        let former = match known {
+            Some(known) => self.leases.insert(subnet, known),
+            None => self.leases.remove(&subnet),
+        };
+        let mac = |known: Option<Known>| Some(known?.alone.ok()?.mac);
+        if mac(former) != mac(known) {
+            if let Some(mac) = mac(former) {
+                self.by_mac.remove(&(mac, subnet));
+            }
+            self.by_mac.extend(mac(known).map(|mac| (mac, subnet)));
         }
-        self.count_length(subnet, 1);
-        self.count(known.verdict, 1);
-        self.kept.extend(known.kept.map(|until| (until, subnet)));
-        self.leases.insert(subnet, known);
+        if let Some(former) = former {
+            self.count_length(subnet, -1);
+            self.count(former.verdict, -1);
+            if let Some(until) = former.kept {
+                self.kept.remove(&(until, subnet));
+            }
+        }
+        if let Some(known) = known {
+            self.count_length(subnet, 1);
+            self.count(known.verdict, 1);
+            self.kept.extend(known.kept.map(|until| (until, subnet)));
+        }
+        former
     }
 
     fn count_length(&mut self, subnet: Ipv4Network, by: i32) {
         if let Some(count) = self.lengths.get_mut(usize::from(subnet.prefix())) {
             *count = count.saturating_add_signed(by);
         }
-    }
-
-    fn remove(&mut self, subnet: Ipv4Network) -> Option<Known> {
-        let known = self.leases.remove(&subnet)?;
-        if let Ok(peer) = known.alone {
-            self.by_mac.remove(&(peer.mac, subnet));
-        }
-        self.count_length(subnet, -1);
-        self.count(known.verdict, -1);
-        if let Some(until) = known.kept {
-            self.kept.remove(&(until, subnet));
-        }
-        Some(known)
     }
 
     /// `None`: it is our own lease, no peer and nothing to report.
@@ -384,14 +395,16 @@ impl LeaseSet {
         Some(judge_alone(&self.own, subnet, attrs))
     }
 
-    /// Judges leases. `subnets` holds everyone with a say in the verdict of another one, so that a lease with nobody else in it has
-    /// nobody against it.
-    fn judge_all(&mut self, subnets: &BTreeSet<Ipv4Network>, touched: &mut Touched) {
-        for subnet in subnets {
-            self.judge(*subnet, subnets.len() > 1, touched);
+    /// Judges a lease that has come, changed (it was `former`) or gone, and those whose verdict can depend on it.
+    fn judge_with_others(&mut self, subnet: Ipv4Network, former: Option<Known>, touched: &mut Touched) {
+        let others = self.others(subnet, former);
+        self.judge(subnet, !others.is_empty(), touched);
+        for other in others {
+            self.judge(other, true, touched);
         }
     }
 
+    /// `among_others`: there is somebody who has a say in the verdict.
     fn judge(&mut self, subnet: Ipv4Network, among_others: bool, touched: &mut Touched) {
         let Some(known) = self.leases.get(&subnet) else { return };
         let (before, alone) = (known.verdict, known.alone);
@@ -402,7 +415,7 @@ impl LeaseSet {
         if verdict == before {
             return;
         }
-        touched.subnets.insert(subnet);
+        touched.subnets.push(subnet);
         touched.macs.extend([before, verdict].iter().filter_map(|verdict| Some((*verdict)?.ok()?.mac)));
         if let Some(Err(skip)) = verdict {
             let (writer, rival) = (Some(known.writer()), self.rival(subnet, known, skip));

@@ -5,8 +5,9 @@ use std::net::Ipv4Addr;
 
 use ipnetwork::Ipv4Network;
 
+use super::MacAddr;
 use super::lease_set::{LeaseSet, Peer, Touched};
-use super::state::{Entries, EntryKey, FdbTarget, Route};
+use super::state::{Desired, EntryKey, FdbTarget, Route};
 
 /// The peers, and which of them are reached directly instead of through the tunnel.
 #[derive(Debug, Clone, Copy)]
@@ -19,47 +20,48 @@ pub struct Overlay<'a> {
     pub blackhole: bool,
 }
 
+impl Desired for Overlay<'_> {
+    fn neighbors(&self) -> impl Iterator<Item = (Ipv4Addr, MacAddr)> {
+        let tunnelled = self.leases.peers().filter(|(_, peer)| self.tunnelled(*peer));
+        tunnelled.map(|(subnet, peer)| (subnet.network(), peer.mac))
+    }
+
+    fn fdb_entries(&self) -> impl Iterator<Item = (MacAddr, FdbTarget)> {
+        let mut last = None;
+        let tunnelled = self.leases.peers_by_mac().filter(|peer| self.tunnelled(*peer));
+        let once = tunnelled.filter(move |peer| last.replace(peer.mac) != Some(peer.mac));
+        once.map(|peer| (peer.mac, target(peer)))
+    }
+
+    fn routes(&self) -> impl Iterator<Item = Route> {
+        let own = self.leases.own().subnet;
+        let route = |(subnet, peer)| self.route_to(subnet, peer);
+        let before = self.leases.peers_in(..own).map(route);
+        before.chain(self.blackhole()).chain(self.leases.peers_in(own..).map(route))
+    }
+
+    fn neighbor(&self, ip: Ipv4Addr) -> Option<MacAddr> {
+        let (_, peer) = self.leases.peer_at(ip)?;
+        self.tunnelled(peer).then_some(peer.mac)
+    }
+
+    fn fdb_entry(&self, mac: MacAddr) -> Option<FdbTarget> {
+        let mut peers = self.leases.peers_with_mac(mac).map(|(_, peer)| peer);
+        peers.find(|peer| self.tunnelled(*peer)).map(target)
+    }
+
+    fn route(&self, dst: Ipv4Network) -> Option<Route> {
+        let blackhole = || self.blackhole().filter(|route| route.dst == dst);
+        self.leases.peer(dst).map(|peer| self.route_to(dst, peer)).or_else(blackhole)
+    }
+}
+
 impl Overlay<'_> {
-    /// All desired entries.
-    #[must_use]
-    pub fn entries(&self) -> Entries {
-        let tunnelled = || self.leases.peers().filter(|(_, peer)| self.tunnelled(*peer));
-        let routes = self.leases.peers().map(|(subnet, peer)| self.route(subnet, peer));
-        Entries {
-            neighbors: tunnelled().map(|(subnet, peer)| (subnet.network(), peer.mac)).collect(),
-            fdb: tunnelled().map(|(_, peer)| (peer.mac, target(peer))).collect(),
-            routes: routes.chain(self.blackhole()).collect(),
-        }
-    }
-
-    /// The desired entries among `keys`.
-    #[must_use]
-    pub fn entries_of(&self, keys: &BTreeSet<EntryKey>) -> Entries {
-        let mut entries = Entries::default();
-        for key in keys {
-            match *key {
-                EntryKey::Neighbor(ip) => {
-                    let peer = self.leases.peer_at(ip).filter(|(_, peer)| self.tunnelled(*peer));
-                    entries.neighbors.extend(peer.map(|(_, peer)| (ip, peer.mac)));
-                }
-                EntryKey::Fdb(mac) => {
-                    let peer = self.leases.peers_with_mac(mac).find(|(_, peer)| self.tunnelled(*peer));
-                    entries.fdb.extend(peer.map(|(_, peer)| (mac, target(peer))));
-                }
-                EntryKey::Routes(subnet) => {
-                    entries.routes.extend(self.leases.peer(subnet).map(|peer| self.route(subnet, peer)));
-                    entries.routes.extend(self.blackhole().filter(|route| route.dst == subnet));
-                }
-            }
-        }
-        entries
-    }
-
     fn tunnelled(&self, peer: Peer) -> bool {
         !self.direct.contains(&peer.public_ip)
     }
 
-    fn route(&self, subnet: Ipv4Network, peer: Peer) -> Route {
+    fn route_to(&self, subnet: Ipv4Network, peer: Peer) -> Route {
         if self.tunnelled(peer) { Route::overlay(subnet) } else { Route::direct(subnet, peer.public_ip) }
     }
 
@@ -72,30 +74,12 @@ fn target(peer: Peer) -> FdbTarget {
     FdbTarget { dst: peer.public_ip, plain: true }
 }
 
-/// The entries that a change of leases can concern.
+/// The entries that a change of leases can concern, some maybe twice.
 #[must_use]
-pub fn keys_of(touched: &Touched) -> BTreeSet<EntryKey> {
+pub fn keys_of(touched: &Touched) -> Vec<EntryKey> {
     let of_subnets = touched
         .subnets
         .iter()
         .flat_map(|subnet| [EntryKey::Neighbor(subnet.network()), EntryKey::Routes(*subnet)]);
     of_subnets.chain(touched.macs.iter().map(|mac| EntryKey::Fdb(*mac))).collect()
-}
-
-impl Entries {
-    /// The entries among `keys`.
-    #[must_use]
-    pub fn restricted_to(&self, keys: &BTreeSet<EntryKey>) -> Self {
-        let mut entries = Self::default();
-        for key in keys {
-            match *key {
-                EntryKey::Neighbor(ip) => {
-                    entries.neighbors.extend(self.neighbors.get(&ip).map(|mac| (ip, *mac)));
-                }
-                EntryKey::Fdb(mac) => entries.fdb.extend(self.fdb.get(&mac).map(|target| (mac, *target))),
-                EntryKey::Routes(dst) => entries.routes.extend(self.routes_to(dst).copied()),
-            }
-        }
-        entries
-    }
 }

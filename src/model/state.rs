@@ -199,6 +199,9 @@ pub struct Observed {
 }
 
 /// One change to one entry. The kernel answers each with its own result.
+///
+/// In the order in which several are carried out: additions from the far end to the near one, so that a route never points at
+/// nothing, then removals in reverse.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Operation {
     /// `bridge fdb replace MAC dev flannel.1 dst DST self permanent`
@@ -265,6 +268,15 @@ impl Operation {
 }
 
 impl Entries {
+    /// Those of a kernel that is as it should be.
+    pub fn of(desired: &impl Desired) -> Self {
+        Self {
+            neighbors: desired.neighbors().collect(),
+            fdb: desired.fdb_entries().collect(),
+            routes: desired.routes().collect(),
+        }
+    }
+
     /// Carries out an operation on the mirror, with the kernel's semantics.
     pub fn apply(&mut self, operation: &Operation) {
         match *operation {
@@ -308,5 +320,47 @@ impl Entries {
             self.routes.remove(&replaced);
         }
         self.routes.insert(route);
+    }
+}
+
+/// What the kernel should hold: all of it in order of key, and each entry by its key.
+pub trait Desired {
+    /// Neighbours on our device.
+    fn neighbors(&self) -> impl Iterator<Item = (Ipv4Addr, MacAddr)>;
+    /// FDB entries of our device.
+    fn fdb_entries(&self) -> impl Iterator<Item = (MacAddr, FdbTarget)>;
+    /// Routes, one to a destination.
+    fn routes(&self) -> impl Iterator<Item = Route>;
+    /// The neighbour of an address.
+    fn neighbor(&self, ip: Ipv4Addr) -> Option<MacAddr>;
+    /// The FDB entry of a MAC.
+    fn fdb_entry(&self, mac: MacAddr) -> Option<FdbTarget>;
+    /// The route to a destination.
+    fn route(&self, dst: Ipv4Network) -> Option<Route>;
+}
+
+impl Desired for Entries {
+    fn neighbors(&self) -> impl Iterator<Item = (Ipv4Addr, MacAddr)> {
+        self.neighbors.iter().map(|(ip, mac)| (*ip, *mac))
+    }
+
+    fn fdb_entries(&self) -> impl Iterator<Item = (MacAddr, FdbTarget)> {
+        self.fdb.iter().map(|(mac, target)| (*mac, *target))
+    }
+
+    fn routes(&self) -> impl Iterator<Item = Route> {
+        self.routes.iter().copied()
+    }
+
+    fn neighbor(&self, ip: Ipv4Addr) -> Option<MacAddr> {
+        self.neighbors.get(&ip).copied()
+    }
+
+    fn fdb_entry(&self, mac: MacAddr) -> Option<FdbTarget> {
+        self.fdb.get(&mac).copied()
+    }
+
+    fn route(&self, dst: Ipv4Network) -> Option<Route> {
+        self.routes_to(dst).next().copied()
     }
 }

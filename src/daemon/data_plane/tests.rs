@@ -57,7 +57,7 @@ fn started(wanted: Wanted, kernel: FakeKernel) -> DataPlane<FakeKernel> {
 }
 
 fn desired(plane: &DataPlane<FakeKernel>) -> Entries {
-    plane.desired().entries()
+    Entries::of(&plane.desired())
 }
 
 #[test]

@@ -95,14 +95,21 @@ impl LeaseSet {
         doubtful
     }
 
-    /// Leases whose verdict can depend on `subnet`'s, with itself.
-    pub(super) fn concerned(&self, subnet: Ipv4Network) -> BTreeSet<Ipv4Network> {
-        let mut concerned: BTreeSet<Ipv4Network> = self.overlapping(subnet).collect();
-        concerned.insert(subnet);
-        let peers = concerned.iter().filter_map(|subnet| self.leases.get(subnet)?.alone.ok());
-        let rivals: Vec<Ipv4Network> = peers.flat_map(|peer| self.subnets_with_mac(peer.mac)).collect();
-        concerned.extend(rivals);
-        concerned
+    /// Leases whose verdict can depend on what stands at `subnet` now, or stood there (`former`): those that overlap it, and those
+    /// with the MAC of any of these.
+    pub(super) fn others(&self, subnet: Ipv4Network, former: Option<Known>) -> Vec<Ipv4Network> {
+        let mut others: Vec<Ipv4Network> = self.overlapping(subnet).collect();
+        let present = others.iter().chain([&subnet]).filter_map(|subnet| self.leases.get(subnet).copied());
+        let mut macs: Vec<MacAddr> =
+            present.chain(former).filter_map(|known| Some(known.alone.ok()?.mac)).collect();
+        macs.sort_unstable();
+        macs.dedup();
+        for mac in macs {
+            others.extend(self.subnets_with_mac(mac).filter(|other| *other != subnet));
+        }
+        others.sort_unstable();
+        others.dedup();
+        others
     }
 }
 

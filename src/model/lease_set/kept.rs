@@ -47,7 +47,7 @@ impl LeaseSet {
             alone,
             verdict: None,
         };
-        self.insert(subnet, known);
+        self.exchange(subnet, Some(known));
     }
 
     /// Whether a usable lease of the present store shares addresses with `subnet`.
@@ -78,11 +78,7 @@ impl LeaseSet {
     fn drop_all(&mut self, subnets: &[Ipv4Network]) -> Touched {
         let mut touched = Touched::default();
         for subnet in subnets {
-            let concerned = self.concerned(*subnet);
-            if let Some(known) = self.remove(*subnet) {
-                touched.remove(*subnet, &known);
-            }
-            self.judge_all(&concerned, &mut touched);
+            self.remove(*subnet, &mut touched);
         }
         touched
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use ipnetwork::Ipv4Network;
 
 use super::skip::{Skipped, bad_key};
-use super::{Known, LeaseSet, Own, Peer, RawLease, Source, Touched};
+use super::{Known, LeaseSet, Own, Peer, RawLease, Source, Touched, fingerprint};
 use crate::model::lease::parse_key;
 
 impl LeaseSet {
@@ -65,7 +65,8 @@ impl LeaseSet {
         let (mut touched, mut listed) = (Touched::default(), Vec::with_capacity(leases.len()));
         for lease in leases {
             match parse_key(lease.name) {
-                Ok(subnet) => listed.extend(self.read(subnet, lease, None).map(|known| (subnet, known))),
+                Ok(subnet) => listed
+                    .extend(self.read(subnet, lease, fingerprint(lease.value)).map(|known| (subnet, known))),
                 Err(_) => {
                     if self.insert_bad_key(lease.name) && !before.knows_bad_key(lease.name) {
                         touched.skipped.push(bad_key(lease.name));
@@ -89,7 +90,9 @@ impl LeaseSet {
             known.verdict = Some(known.alone);
             self.usable += 1;
         }
-        self.judge_all(&doubtful, touched);
+        for subnet in doubtful {
+            self.judge(subnet, true, touched);
+        }
     }
 
     /// Puts the leases of a list into an empty set: the trees are built at once, which takes less than so many insertions.

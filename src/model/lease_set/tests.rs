@@ -1,6 +1,9 @@
 //! Which leases are usable peers, why the others are not, and what a change touches.
 
 use super::*;
+use crate::model::diff::{Plan, diff, diff_of};
+use crate::model::overlay::{Overlay, keys_of};
+use crate::model::state::Entries;
 use proptest::prelude::*;
 
 fn own() -> Own {
@@ -314,20 +317,26 @@ proptest! {
     fn events_one_by_one_and_the_whole_list_end_in_the_same_state(steps in prop::collection::vec(step(), 0..40)) {
         let mut set = LeaseSet::new(own());
         let mut store: BTreeMap<String, (String, u64, u64)> = BTreeMap::new();
+        let direct = BTreeSet::from([Ipv4Addr::new(10, 8, 0, 2)]);
+        let mut kernel = Entries::of(&Overlay { leases: &set, direct: &direct, blackhole: true });
         for (revision, step) in (10..).zip(steps) {
-            match step {
+            let touched = match step {
                 Step::Put { slot, length, ip, mac, junk } => {
                     let name = name(slot, length);
                     let value = if junk { "{".to_owned() } else { value(&format!("10.8.0.{ip}"), &format!("02:00:00:00:00:0{mac}")) };
                     let created = store.get(&name).map_or(revision, |known| known.1);
                     store.insert(name.clone(), (value.clone(), created, revision));
-                    set.put(&RawLease { name: &name, value: value.as_bytes(), created, modified: revision });
+                    set.put(&RawLease { name: &name, value: value.as_bytes(), created, modified: revision })
                 }
                 Step::Delete { slot, length } => {
                     store.remove(&name(slot, length));
-                    set.delete(&name(slot, length));
+                    set.delete(&name(slot, length))
                 }
-            }
+            };
+            let overlay = Overlay { leases: &set, direct: &direct, blackhole: true };
+            diff_of(keys_of(&touched), &overlay, &kernel).operations.iter().for_each(|operation| kernel.apply(operation));
+            prop_assert_eq!(&kernel, &Entries::of(&overlay), "what is touched is all that has to be looked at");
+            prop_assert_eq!(diff(&overlay, &kernel), Plan::default());
             let list: Vec<RawLease<'_>> = store.iter()
                 .map(|(name, (value, created, modified))| RawLease { name, value: value.as_bytes(), created: *created, modified: *modified })
                 .collect();
