@@ -135,6 +135,7 @@ fn leaves_the_subnet_to_the_new_owner(
     let line = log.lines().find(|line| line.contains("SUBNET HAS CHANGED")).context("not told")?;
     ensure!(line.contains(&pod.address().to_string()), "the pod is not named: {line}");
     ensure!(log.contains("with public IP 10.8.0.150"), "the new owner is not named:\n{log}");
+    ensure!(!log.contains("the public IP is this node's own"), "it does not know its own new lease:\n{log}");
     // The bridge of the pods keeps the former subnet until somebody deletes it: the new owner is reached afterwards.
     lab.node(1)?.run("ip link del cni0")?;
     lab.wait_node_converged(daemon)

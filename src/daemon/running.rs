@@ -1,18 +1,19 @@
 //! The loop of a node that holds a lease: change of a lease | change in the kernel | time to renew | retry | stop.
 //!
-//! Whatever happens only says what to look at again; nothing here blocks, and conversations with the store run as one task
-//! beside the loop. `peers` follows the store, `own_lease` keeps our own key, `clones` tells who else
-//! does, `shared_mac` who has our MAC, `underlay` follows the interface below the tunnel.
+//! Whatever happens only says what to look at again; nothing here blocks, and what we ask of the store is asked by one task
+//! beside the loop. `wake` says what wakes the loop, `peers` takes over what the store tells, `own_lease` keeps our own key, `clones`
+//! tells who else does, `shared_mac` who has our MAC, `underlay` follows the interface below the tunnel.
 
 mod clones;
 mod own_lease;
 mod peers;
 mod shared_mac;
 mod underlay;
+mod wake;
 
+use std::pin::pin;
 use std::time::Duration;
 
-use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tracing::warn;
 
@@ -24,10 +25,11 @@ use crate::clock::{BootTime, Clock};
 use crate::kernel::{Change, Kernel, KernelError};
 use crate::model::masquerade::Overlay;
 use crate::options::Options;
-use crate::store::{LeaseStore, Snapshot, Update};
+use crate::store::{LeaseStore, Snapshot};
 use clones::Clones;
 use own_lease::{Outcome, join};
 pub(super) use underlay::Below;
+use wake::{Turns, Wake, Watch};
 
 /// Everything is compared with the kernel again this often, should a notification ever be missing.
 const RESYNC: Duration = Duration::from_secs(300);
@@ -37,8 +39,6 @@ const RETRY: Duration = Duration::from_secs(1);
 const LONGEST_RETRY: Duration = Duration::from_secs(30);
 /// How long readiness waits for the first look at the firewall.
 const RULES: Duration = Duration::from_secs(1);
-/// Updates of the store that may wait for the loop.
-const BACKLOG: usize = 64;
 /// The cause of rounds that put right what somebody else changed.
 const REPAIR: &str = "repair";
 
@@ -80,27 +80,6 @@ struct Timers {
     checked: BootTime,
 }
 
-/// The task that follows the store.
-#[derive(Debug)]
-struct Watch {
-    updates: mpsc::Receiver<Update>,
-    task: JoinHandle<()>,
-}
-
-impl Watch {
-    fn start<S: LeaseStore>(store: &S, snapshot: &Snapshot) -> Self {
-        let (sink, updates) = mpsc::channel(BACKLOG);
-        let (store, next) = (store.clone(), snapshot.next);
-        Self { updates, task: tokio::spawn(async move { store.watch(next, sink).await }) }
-    }
-}
-
-impl Drop for Watch {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
-}
-
 impl<S: LeaseStore, K: Kernel> Running<S, K> {
     /// Takes over from the start. The kernel is programmed with the first `run`.
     pub(super) fn new(
@@ -114,7 +93,7 @@ impl<S: LeaseStore, K: Kernel> Running<S, K> {
         let links = [data_plane.vtep().parent.clone(), data_plane.vtep().name.clone()];
         let file = SubnetFile::new(&settings, claim.config.network, data_plane.vtep().mtu);
         Self {
-            watch: Watch::start(&store, &acquired.snapshot),
+            watch: Watch::new(&store, &acquired.snapshot),
             rules: Rules::start(&settings, first_look, overlay, links),
             settings,
             lease: acquired.lease,
@@ -147,20 +126,34 @@ impl<S: LeaseStore, K: Kernel> Running<S, K> {
         self.reporter.store_up();
         self.give_up_shared_mac();
         self.resync("start");
-        let mut stop = std::pin::pin!(stop);
+        let (mut stop, mut turns) = (pin!(stop), Turns::default());
         loop {
             self.report();
             let next = self.next_timer().into_iter().chain(self.reporter.alive()).min();
-            tokio::select! {
-                () = &mut stop => break,
-                Some(update) = self.watch.updates.recv() => self.on_update(update),
-                changes = self.data_plane.changed() => self.on_changes(Vec::as_slice(&changes)),
-                outcome = join(&mut self.task) => self.on_outcome(outcome)?,
-                () = self.clock.sleep_until(next) => self.on_timer(),
-                looked = self.rules.looked() => self.on_rules(&looked),
-                () = self.file.touched() => self.keep_file(),
-                Ok(()) = options.changed() => self.on_options(&options.borrow_and_update()),
-                question = questions.about_peers() => question.answer(self.data_plane.peers())
+            let others = async {
+                tokio::select! {
+                    () = &mut stop => Wake::Stop,
+                    changes = self.data_plane.changed() => Wake::Changes(changes),
+                    outcome = join(&mut self.task) => Wake::Outcome(outcome),
+                    () = self.clock.sleep_until(next) => Wake::Time,
+                    looked = self.rules.looked() => Wake::Rules(looked),
+                    () = self.file.touched() => Wake::File,
+                    Ok(()) = options.changed() => Wake::Options,
+                    question = questions.about_peers() => Wake::Question(question),
+                }
+            };
+            let update = async { Wake::Update(self.watch.next().await) };
+            let wake = turns.next(pin!(update), pin!(others)).await;
+            match wake {
+                Wake::Update(update) => self.on_update(update),
+                Wake::Changes(changes) => self.on_changes(&changes),
+                Wake::Outcome(outcome) => self.on_outcome(outcome)?,
+                Wake::Time => self.on_timer(),
+                Wake::Rules(looked) => self.on_rules(&looked),
+                Wake::File => self.keep_file(),
+                Wake::Options => self.on_options(&options.borrow_and_update()),
+                Wake::Question(question) => question.answer(self.data_plane.peers()),
+                Wake::Stop => break,
             }
         }
         if let Some(task) = self.task.take() {

@@ -292,7 +292,7 @@ impl State {
     }
 
     fn events(&self, folder: &str, from: Revision) -> Vec<Event> {
-        let start = self.history.partition_point(|(_, event)| revision_of(event) < from);
+        let start = self.history.partition_point(|(_, event)| event.revision() < from);
         let ours = |(key, _): &&(String, Event)| key.starts_with(folder);
         self.history.range(start..).filter(ours).map(|(key, event)| renamed(event, folder, key)).collect()
     }
@@ -300,13 +300,6 @@ impl State {
 
 fn last_part(key: &str) -> &str {
     key.rsplit('/').next().unwrap_or(key)
-}
-
-fn revision_of(event: &Event) -> Revision {
-    match event {
-        Event::Put(record) => record.modified,
-        Event::Delete(_, revision) => *revision,
-    }
 }
 
 /// The event with the key named by what follows `folder`.
@@ -432,7 +425,7 @@ impl MemoryChanges {
             return Ok(Err(Broken::Compacted));
         }
         let events = state.events(&self.folder, self.from);
-        match events.last().map(revision_of) {
+        match events.last().map(Event::revision) {
             Some(resume) => Ok(Ok(Batch { events, resume })),
             None => {
                 let expiry = state.no_expiry_before;

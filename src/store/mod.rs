@@ -95,6 +95,17 @@ pub enum Event {
     Delete(String, Revision),
 }
 
+impl Event {
+    /// The store's revision with this change.
+    #[must_use]
+    pub fn revision(&self) -> Revision {
+        match self {
+            Self::Put(record) => record.modified,
+            Self::Delete(_, revision) => *revision,
+        }
+    }
+}
+
 /// What a watch delivers. After a `Snapshot` everything known before is void.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Update {

@@ -5,6 +5,7 @@
 use std::time::Duration;
 
 use tokio::sync::mpsc::Sender;
+use tokio::task::yield_now;
 use tokio::time::Instant;
 
 use super::etcd::CALL;
@@ -117,6 +118,8 @@ impl<'a, K: KeyValue> Watch<'a, K> {
                 if self.sink.send(Update::Events(batch.events)).await.is_err() {
                     return End::Closed;
                 }
+                // Whoever polls this, as the daemon's loop does, takes the update before the stream is asked for more.
+                yield_now().await;
             }
             self.from = self.from.max(batch.resume);
         }

@@ -102,9 +102,14 @@ impl<S: LeaseStore, K: Kernel> Running<S, K> {
         }));
     }
 
-    /// Our own key is being written: until that has ended nobody knows whether an event about it is our own doing.
-    pub(super) fn is_claiming(&self, name: &str) -> bool {
-        self.task.is_some() && self.is_ours(name)
+    /// We are writing a key ourselves, the one we have or another, and mostly hear of it before we have the answer: until that has
+    /// come nobody knows whether an event is our own doing.
+    pub(super) fn is_claiming(&self, record: &Record) -> bool {
+        let as_ours = |attrs: LeaseAttrs| {
+            attrs.public_ip == self.claim.public_ip && attrs.node_id == self.claim.node_id
+        };
+        self.task.is_some()
+            && (self.is_ours(&record.name) || LeaseAttrs::from_json(&record.value).is_ok_and(as_ours))
     }
 
     /// Whether a key is that of our subnet, which has one spelling only.
@@ -186,7 +191,7 @@ impl<S: LeaseStore, K: Kernel> Running<S, K> {
             self.data_plane.leases.expect_list_since(known);
             self.judge_from(own, &acquired.snapshot);
             // What the old watch has delivered may be ahead of this listing: follow the store from the listing on.
-            self.watch = Watch::start(&self.store, &acquired.snapshot);
+            self.watch = Watch::new(&self.store, &acquired.snapshot);
             self.resync("own lease");
         }
         self.plan_renewal();

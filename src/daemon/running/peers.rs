@@ -40,21 +40,23 @@ impl<S: LeaseStore, K: Kernel> Running<S, K> {
         for event in events {
             touched.append(match event {
                 Event::Put(record) => {
-                    self.reporter.seen(record.modified);
                     self.suspect(&record.name, record.modified);
-                    if self.is_claiming(&record.name) {
+                    if self.is_claiming(record) {
                         continue;
                     }
                     self.data_plane.leases.put(&raw(record))
                 }
                 Event::Delete(name, revision) => {
-                    self.reporter.seen(*revision);
                     self.suspect(name, *revision);
                     self.data_plane.leases.delete(name)
                 }
             });
         }
         self.on_touched(started, &touched);
+        // For people, who can wait.
+        if let Some(last) = events.last() {
+            self.reporter.seen(last.revision());
+        }
         self.tell_end_of_grace(kept);
     }
 

@@ -3,7 +3,8 @@
 //! The standard library draws the keys of its hash maps with libc's `getrandom`, and tokio takes from such keys, and from a count
 //! of its runtimes in this process, the order in which a `select!` looks at its branches. The symbol defined here comes before
 //! libc's (the standard library asks for it weakly, for such a purpose), so a seed gives the same history in every process that
-//! has run nothing before it. The daemon itself stays as it is: without `biased`, so that a seed also stands for an order of branches.
+//! has run nothing before it. The daemon itself stays as it is: whatever its loop asks after the store it asks in an order that a seed
+//! stands for.
 
 use std::ffi::{c_uint, c_void};
 
