@@ -123,6 +123,15 @@ pub fn build_bare() -> Result<PathBuf> {
     Ok(target_folder().join("release/bare"))
 }
 
+/// Builds `lab` itself as users' programs are built: what measures them shall not be what is slow.
+///
+/// # Errors
+/// When the build fails; cargo's messages are on standard error.
+pub fn build_lab() -> Result<PathBuf> {
+    cargo_build(&["build", "--locked", "--release", "--package", "netns-tests", "--bin", "lab"], None)?;
+    Ok(target_folder().join("release/lab"))
+}
+
 fn cargo_build(words: &[&str], flags: Option<&str>) -> Result<()> {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.args(words).current_dir(repository());

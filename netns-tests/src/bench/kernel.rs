@@ -7,8 +7,9 @@ use std::io;
 use std::net::Ipv4Addr;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::Path;
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -19,6 +20,7 @@ use nix::sys::socket::{
     socket, sockopt,
 };
 use nix::sys::time::{TimeVal, TimeValLike};
+use nix::unistd::{Pid, gettid};
 
 use super::etcd::Peer;
 use crate::eventually::eventually;
@@ -95,6 +97,7 @@ pub(super) enum Step {
 pub(super) struct Monitor {
     seen: Arc<Mutex<Seen>>,
     stop: Arc<AtomicBool>,
+    thread: Pid,
     reader: Option<JoinHandle<()>>,
 }
 
@@ -103,8 +106,22 @@ impl Monitor {
         let fd = node.in_network(|| open(RTMGRP_NEIGH | RTMGRP_IPV4_ROUTE))?;
         let (seen, stop) = (Arc::<Mutex<Seen>>::default(), Arc::<AtomicBool>::default());
         let (list, stopped) = (Arc::clone(&seen), Arc::clone(&stop));
-        let reader = thread::spawn(move || listen(&fd, &list, &stopped));
-        Ok(Self { seen, stop, reader: Some(reader) })
+        let (told, heard) = mpsc::channel();
+        let reader = thread::spawn(move || {
+            let _ = told.send(gettid());
+            listen(&fd, &list, &stopped);
+        });
+        let thread = heard.recv().context("the listener ended")?;
+        Ok(Self { seen, stop, thread, reader: Some(reader) })
+    }
+
+    /// Real-time priority for the listener, so that it does not wait until the daemon has finished with everything else. Not for
+    /// bursts: with thousands of notifications it would take the processor from the daemon that is measured.
+    pub(super) fn take_precedence(&self) -> Result<()> {
+        let thread = self.thread.to_string();
+        let status = Command::new("chrt").args(["--fifo", "--pid", "1", &thread]).status().context("chrt")?;
+        ensure!(status.success(), "chrt gave the listener no real-time priority");
+        Ok(())
     }
 
     fn look<T>(&self, at: impl FnOnce(&mut Seen) -> T) -> T {

@@ -32,6 +32,9 @@ use bed::Subject;
 use report::Results;
 use scenarios::{BARE_FLOOR, Bench, ETCD_FLOOR, KERNEL_FLOOR};
 
+/// Whether this is a release build, as the daemons are that it measures: else it hears of an event later than they do.
+pub const OPTIMISED: bool = cfg!(not(debug_assertions));
+
 /// The column of the daemon built from this repository.
 const OURS: &str = "ours";
 
@@ -109,7 +112,7 @@ const SCENARIOS: [&str; 10] =
     ["size", "start", "tls", "restart", "changes", "burst", "quiet", "repair", "plugin", "traffic"];
 
 /// Measured beside the bare daemon, too.
-const BESIDE_BARE: [&str; 3] = ["start", "restart", "changes"];
+const BESIDE_BARE: [&str; 4] = ["start", "restart", "changes", "quiet"];
 
 /// What is measured with one number of peers is measured with the largest up to this one: beyond it the kernel's route insert,
 /// which takes quadratic time, is all that shows.
@@ -199,13 +202,14 @@ fn header(args: &BenchArgs) -> Result<String> {
     let load = fs::read_to_string("/proc/loadavg").context("read the load")?;
     let date = Command::new("date").arg("+%Y-%m-%d").output().context("date")?;
     Ok(format!(
-        "{} × {}, Linux {}, {}; {} runs, median (min–max); load before the end {}\n",
+        "{} × {}, Linux {}, {}; {} runs, median (min–max); load before the end {}{}\n",
         cores,
         model.trim_start_matches([' ', '\t', ':']),
         kernel.trim(),
         String::from_utf8_lossy(&date.stdout).trim(),
         args.runs,
         load.split_whitespace().next().unwrap_or("?"),
+        if OPTIMISED { "" } else { "; floors and instruments not optimised" },
     ))
 }
 

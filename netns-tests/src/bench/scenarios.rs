@@ -157,6 +157,7 @@ impl Bench<'_> {
     pub(super) fn changes(&mut self, peers: u32) -> Result<()> {
         for mut bed in self.beds(peers)? {
             let daemon = bed.start()?.daemon;
+            bed.monitor.take_precedence()?;
             let before = processor_time(daemon.process().pid())?;
             let floor = if bed.subject.api == Api::V3 { Some(bed.client.watch()?) } else { None };
             let sent = all_changes(&mut bed, peers)?;
@@ -267,24 +268,18 @@ impl Bench<'_> {
 
     /// Writes that change nothing, as Go daemons renew their leases; then nothing at all.
     pub(super) fn quiet(&mut self, peers: u32) -> Result<()> {
+        kernel::write_batches(self.messages, &[])?;
         for mut bed in self.beds(peers)? {
             let daemon = bed.start()?.daemon;
             settle(&bed, &daemon)?;
             let floor = if bed.subject.api == Api::V3 { Some(bed.client.watch()?) } else { None };
-            let renewals = bed.cost_of(&daemon, |bed| {
-                let start = Instant::now();
-                for number in 0..RENEWALS * RENEWAL_SECONDS {
-                    bed.client.put(Peer::new(number % peers))?;
-                    let due = start + Duration::from_secs(1) / RENEWALS * (number + 1);
-                    std::thread::sleep(due.saturating_duration_since(Instant::now()));
-                }
-                Ok(())
-            })?;
+            let renewals = bed.cost_of(&daemon, |bed| renew(bed, peers))?;
             let name = |what: &str| format!("{RENEWALS} unchanged renewals a second: {what}, {peers} peers");
-            self.add(&name("CPU a second"), "ms", &bed, renewals.cpu / renewals.seconds);
+            let cpu_of_renewals = name("CPU a second");
+            self.add(&cpu_of_renewals, "ms", &bed, renewals.cpu / renewals.seconds);
             if let Some(watched) = floor.map(super::etcd::WatchFloor::finish).transpose()? {
                 let cpu = ms(watched.cpu) / renewals.seconds;
-                self.results.add(&name("CPU a second"), "ms", ETCD_FLOOR, cpu);
+                self.results.add(&cpu_of_renewals, "ms", ETCD_FLOOR, cpu);
             }
             self.add(&name("entries written"), "", &bed, count(renewals.changes));
             settle(&bed, &daemon)?;
@@ -297,6 +292,17 @@ impl Bench<'_> {
             self.add(&name("CPU"), "ms", &bed, idle.cpu);
             self.add(&name("context switches"), "", &bed, number(idle.context_switches));
             self.add(&name("processes started"), "", &bed, number(idle.started));
+            if bed.subject.api == Api::V3 {
+                daemon.stop(Signal::SIGTERM)?;
+                let bare = bed.start_bare(self.bare, self.messages)?.daemon;
+                settle(&bed, &bare)?;
+                // As beside the daemon: etcd tells two.
+                let watch = bed.client.watch()?;
+                let cost = bed.cost_of(&bare, |bed| renew(bed, peers))?;
+                watch.finish()?;
+                self.results.add(&cpu_of_renewals, "ms", BARE_FLOOR, cost.cpu / cost.seconds);
+                bare.stop(Signal::SIGKILL)?;
+            }
         }
         Ok(())
     }
@@ -373,6 +379,17 @@ fn word(step: Step) -> &'static str {
         Step::Changed => "changed",
         Step::Removed => "removed",
     }
+}
+
+/// Unchanged leases written one after the other, at a steady pace.
+fn renew(bed: &mut Bed, peers: u32) -> Result<()> {
+    let start = Instant::now();
+    for number in 0..RENEWALS * RENEWAL_SECONDS {
+        bed.client.put(Peer::new(number % peers))?;
+        let due = start + Duration::from_secs(1) / RENEWALS * (number + 1);
+        std::thread::sleep(due.saturating_duration_since(Instant::now()));
+    }
+    Ok(())
 }
 
 fn write(bed: &mut Bed, peers: &[Peer], single: bool, add: bool) -> Result<()> {
