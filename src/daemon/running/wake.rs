@@ -102,8 +102,29 @@ impl fmt::Debug for Watch {
 mod tests {
     use std::future::ready;
     use std::pin::pin;
+    use std::time::Duration;
 
     use super::*;
+    use crate::store::{Event, Memory, MemoryStore};
+
+    #[tokio::test]
+    async fn who_asks_in_vain_misses_no_update() {
+        let memory = Memory::default();
+        let store = MemoryStore::new(memory.clone(), "/net");
+        let mut watch = Watch::new(&store, &store.list().await.unwrap());
+        for number in 0..3 {
+            tokio::select! {
+                biased;
+                _ = watch.next() => panic!("nothing was written"),
+                () = tokio::task::yield_now() => {}
+            }
+            let name = format!("10.200.{number}.0-24");
+            memory.set(&format!("/net/subnets/{name}"), "{}", None);
+            let update = tokio::time::timeout(Duration::from_secs(10), watch.next()).await.unwrap();
+            let Update::Events(events) = update else { panic!("{update:?}") };
+            assert!(matches!(events.as_slice(), [Event::Put(record)] if record.name == name), "{events:?}");
+        }
+    }
 
     #[tokio::test]
     async fn the_store_comes_first_and_a_flood_of_updates_keeps_nobody_waiting() {
