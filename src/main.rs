@@ -15,10 +15,10 @@ use flanneld::options::{self, Configured, Invocation, Options, OptionsError};
 use flanneld::reload::Reloader;
 use flanneld::store::Ourselves;
 use flanneld::subnet_env::{Previous, file};
-use flanneld::{command, facts, health, logging, status_socket, store};
+use flanneld::{command, facts, health, logging, scheduling, status_socket, store};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
-use tracing::{error, info, warn};
+use tracing::{debug, error, info, warn};
 
 fn main() -> ExitCode {
     let mut words = std::env::args_os().skip(1);
@@ -53,6 +53,9 @@ fn run(configured: &Configured) -> ExitCode {
     info!(version = env!("CARGO_PKG_VERSION"), options = %configured.given(), "flanneld starts");
     for warning in &configured.warnings {
         warn!("{warning}");
+    }
+    if let Err(error) = scheduling::ask_for_short_turns() {
+        debug!(%error, "the kernel grants no short turns on the processor");
     }
     let (reloader, options) = Reloader::new(configured.clone(), read_again, verbosity.ok());
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();

@@ -39,6 +39,7 @@ const SUBNET_ENV: &str =
 const DUMPS: [(u16, u8); 3] = [(26, 2), (30, 2), (30, 7)];
 
 fn main() -> Result<()> {
+    flanneld::scheduling::ask_for_short_turns().context("ask for short turns, as the daemon does")?;
     tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(run())
 }
 
