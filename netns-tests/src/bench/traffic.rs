@@ -53,27 +53,37 @@ const KINDS: [Kind; 3] = [
     },
 ];
 
-/// Another way to have the device: how the row is called, further words for `ip link add … type vxlan …`, and what is done
-/// once the daemon is ready. Our daemon leaves alone what it does not ask for itself.
+/// A way to have the device: how the row is called, how it is made before the daemon starts (its own way if not at all), and what is
+/// done once the daemon is ready. Our daemon leaves alone what it does not ask for itself.
 struct Variant {
     name: &'static str,
-    device: &'static str,
-    kind: &'static str,
+    made: Option<Made>,
     afterwards: Option<&'static str>,
 }
 
-const VARIANTS: [Variant; 3] = [
-    Variant { name: ", no UDP checksum", device: "", kind: "noudpcsum", afterwards: None },
-    Variant { name: ", 4 queues", device: "numtxqueues 4 numrxqueues 4", kind: "", afterwards: None },
+/// Further words for `ip link add … type vxlan …`, before and after `type`.
+struct Made {
+    device: &'static str,
+    kind: &'static str,
+}
+
+const VARIANTS: [Variant; 4] = [
+    Variant { name: "", made: None, afterwards: None },
     Variant {
-        name: ", checksum offload off",
-        device: "",
-        kind: "",
-        afterwards: Some("ethtool -K flannel.1 tx off"),
+        name: ", no UDP checksum",
+        made: Some(Made { device: "", kind: "noudpcsum" }),
+        afterwards: None,
     },
+    Variant {
+        name: ", 4 queues",
+        made: Some(Made { device: "numtxqueues 4 numrxqueues 4", kind: "" }),
+        afterwards: None,
+    },
+    Variant { name: ", checksum offload off", made: None, afterwards: Some("ethtool -K flannel.1 tx off") },
 ];
 
-/// Measures the first subject's overlay as it makes it and with other attributes of the device, beside the underlay.
+/// Measures the first subject's overlay as it makes it and with other attributes of the device, beside the underlay: all of them in
+/// each run, since the machine's speed changes.
 pub(super) fn measure(subject: &Subject, runs: u32, results: &mut Results) -> Result<()> {
     let lab = Lab::start(&Spec { nodes: 2, ..Spec::default() })?;
     let mut daemons = start(&lab, subject)?;
@@ -85,36 +95,36 @@ pub(super) fn measure(subject: &Subject, runs: u32, results: &mut Results) -> Re
         for kind in &KINDS {
             let under = client(&lab, &Entry::Node, &Lab::public_ip(2).to_string(), kind)?;
             results.add(kind.name, kind.unit, UNDERLAY, under);
-            let over = client(&lab, from.entry(), &to_address, kind)?;
-            results.add(kind.name, kind.unit, &subject.name, over);
         }
-    }
-    for variant in &VARIANTS {
-        for daemon in daemons.drain(..) {
-            daemon.stop(Signal::SIGTERM)?;
-        }
-        for (number, node) in (1..).zip(lab.nodes()) {
-            let mac = node.run(&format!("cat /sys/class/net/{DEVICE}/address"))?;
-            node.run(&format!("ip link delete {DEVICE}"))?;
-            node.run(&format!(
-                "ip link add {DEVICE} {} address {} type vxlan id 1 local {} dev eth0 dstport 8472 nolearning {}",
-                variant.device,
-                mac.trim(),
-                Lab::public_ip(number),
-                variant.kind,
-            ))?;
-        }
-        daemons = start(&lab, subject)?;
-        for (command, node) in
-            variant.afterwards.iter().flat_map(|command| lab.nodes().iter().map(move |node| (command, node)))
-        {
-            node.run(command)?;
-        }
-        for _ in 0..runs {
+        for variant in &VARIANTS {
+            for daemon in daemons.drain(..) {
+                daemon.stop(Signal::SIGTERM)?;
+            }
+            remake(&lab, variant)?;
+            daemons = start(&lab, subject)?;
+            if let Some(command) = variant.afterwards {
+                lab.nodes().iter().try_for_each(|node| node.run(command).map(drop))?;
+            }
             for kind in &KINDS {
                 let over = client(&lab, from.entry(), &to_address, kind)?;
                 results.add(&format!("{}{}", kind.name, variant.name), kind.unit, &subject.name, over);
             }
+        }
+    }
+    Ok(())
+}
+
+/// Takes the device away, and makes another one where the variant has it made.
+fn remake(lab: &Lab, variant: &Variant) -> Result<()> {
+    for (number, node) in (1..).zip(lab.nodes()) {
+        let mac = node.run(&format!("cat /sys/class/net/{DEVICE}/address"))?;
+        node.run(&format!("ip link delete {DEVICE}"))?;
+        if let Some(Made { device, kind }) = &variant.made {
+            node.run(&format!(
+                "ip link add {DEVICE} {device} address {} type vxlan id 1 local {} dev eth0 dstport 8472 nolearning {kind}",
+                mac.trim(),
+                Lab::public_ip(number),
+            ))?;
         }
     }
     Ok(())
