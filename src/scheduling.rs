@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use nix::libc;
 
-/// The least that the kernel grants (`sched_setattr(2)`). A change of a lease takes about twice that, from wake-up to sleep.
-const SLICE: Duration = Duration::from_micros(100);
+/// What a change of a lease takes from wake-up to sleep (`cargo lab bench --only changes`). The kernel grants 0.1 to 100 ms.
+const SLICE: Duration = Duration::from_micros(300);
 
 /// Asks the kernel for short turns in place of its default of some milliseconds, for the calling thread and those it starts. Who
 /// asks for little is served first when it wakes up, so that a new peer's entries do not wait while pods keep every processor
@@ -62,7 +62,7 @@ mod tests {
         .unwrap();
         assert_eq!(policy_and_nice(&after), policy_and_nice(&before));
         // 0: Linux before 6.12.
-        let expected = if before.sched_runtime == 0 { 0 } else { 100_000 };
+        let expected = if before.sched_runtime == 0 { 0 } else { 300_000 };
         assert_eq!((after.sched_runtime, of_a_child.sched_runtime), (expected, expected), "nanoseconds");
     }
 

@@ -132,7 +132,7 @@ fn is_closed_in(node: &Node) -> Result<()> {
     Ok(())
 }
 
-/// It asked the kernel for turns of 0.1 ms on the processor, which Linux before 6.12 does not know.
+/// It asked the kernel for turns of 0.3 ms on the processor, which Linux before 6.12 does not know.
 fn takes_short_turns(node: &Node) -> Result<()> {
     let kernel = node.read("/proc/sys/kernel/osrelease")?;
     let mut version = kernel.split(['.', '-']).map_while(|number| number.parse::<u32>().ok());
@@ -142,7 +142,7 @@ fn takes_short_turns(node: &Node) -> Result<()> {
     }
     let shown = node.read(&format!("/proc/{}/sched", main_pid(node)?))?;
     let slice = shown.lines().find_map(|line| line.strip_prefix("se.slice")?.split(':').nth(1));
-    assert_eq!(slice.map(str::trim), Some("100000"), "nanoseconds; /proc/PID/sched:\n{shown}");
+    assert_eq!(slice.map(str::trim), Some("300000"), "nanoseconds; /proc/PID/sched:\n{shown}");
     Ok(())
 }
 

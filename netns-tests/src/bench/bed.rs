@@ -136,7 +136,10 @@ impl Bed {
     pub(super) fn forget(&mut self, daemon: Flanneld) -> Result<()> {
         daemon.stop(Signal::SIGKILL)?;
         let node = self.lab.node(1)?;
-        node.run(&format!("ip link delete {DEVICE}"))?;
+        // Not every daemon makes it again, once somebody has deleted it.
+        if node.run(&format!("ip link show {DEVICE}")).is_ok() {
+            node.run(&format!("ip link delete {DEVICE}"))?;
+        }
         node.run("nft flush ruleset")?;
         let subnet_env = node.read(SUBNET_FILE)?;
         node.run(&format!("rm {SUBNET_FILE}"))?;
