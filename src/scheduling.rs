@@ -10,8 +10,8 @@ use nix::libc;
 const SLICE: Duration = Duration::from_micros(300);
 
 /// Asks the kernel for short turns in place of its default of some milliseconds, for the calling thread and those it starts. Who
-/// asks for little is served first when it wakes up, so that a new peer's entries do not wait while pods keep every processor
-/// busy; the share of CPU stays what it is (`Documentation/scheduler/sched-eevdf.rst`).
+/// asks for little is served sooner when it wakes up, so that a new peer's entries wait less while others want the processor too;
+/// the share of CPU stays what it is (`Documentation/scheduler/sched-eevdf.rst`).
 ///
 /// Linux before 6.12 takes the request and does nothing. A policy that somebody chose for us (`CPUSchedulingPolicy=`) stays.
 ///
