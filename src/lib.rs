@@ -21,7 +21,7 @@
 //! | [`subnet_env`], [`notify`], [`logging`], [`clock`] | model | each other's business |
 //! | [`health`], [`status_socket`] | status, metrics | anything that changes state |
 //! | [`facts`] | options | anything but reading the host |
-//! | [`scheduling`] | nothing | anything but asking for our turns |
+//! | [`scheduling`] | nothing | anything but asking for time slices |
 //! | [`reload`] | options, logging | the daemon's state |
 //! | [`command`] | all of the above | the daemon's loop |
 //! | [`daemon`] | all of the above through traits and values | netlink or etcd types |

@@ -54,8 +54,8 @@ fn run(configured: &Configured) -> ExitCode {
     for warning in &configured.warnings {
         warn!("{warning}");
     }
-    if let Err(error) = scheduling::ask_for_short_turns() {
-        debug!(%error, "the kernel grants no short turns on the processor");
+    if let Err(error) = scheduling::ask_for_short_slices() {
+        debug!(%error, "the kernel grants no short time slices");
     }
     let (reloader, options) = Reloader::new(configured.clone(), read_again, verbosity.ok());
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();

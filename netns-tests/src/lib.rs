@@ -43,6 +43,8 @@ pub mod process;
 pub mod random;
 pub mod recorded;
 pub mod scenario;
+#[path = "../../src/scheduling.rs"]
+pub mod scheduling;
 pub mod systemd;
 pub mod tcp;
 pub mod underlay;

@@ -137,7 +137,7 @@ impl Bed {
         daemon.stop(Signal::SIGKILL)?;
         let node = self.lab.node(1)?;
         // Not every daemon makes it again, once somebody has deleted it.
-        if node.run(&format!("ip link show {DEVICE}")).is_ok() {
+        if node.run("ip -brief link show type vxlan")?.contains(DEVICE) {
             node.run(&format!("ip link delete {DEVICE}"))?;
         }
         node.run("nft flush ruleset")?;

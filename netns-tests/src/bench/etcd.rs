@@ -13,6 +13,7 @@ use crate::etcd::Api;
 use crate::lab::PREFIX;
 use crate::lease;
 use crate::node::Node;
+use crate::scheduling;
 
 /// Operations in a transaction; etcd allows 128.
 const BATCH: usize = 120;
@@ -167,6 +168,8 @@ impl Client {
         let mut stream = connection.stream("Watch/Watch", &request.0)?;
         stream.next(Duration::from_secs(5))?.context("etcd did not confirm the watch")?;
         let reader = thread::spawn(move || {
+            // As the daemon has them: who of the two is served first shall not depend on that.
+            let _ = scheduling::ask_for_short_slices();
             let mut arrivals = Vec::new();
             while let Ok(Some(response)) = stream.next(Duration::from_secs(2)) {
                 let at = Instant::now();
@@ -201,6 +204,14 @@ pub(super) struct Watched {
 impl WatchFloor {
     pub(super) fn finish(self) -> Result<Watched> {
         self.0.join().map_err(|_| anyhow::anyhow!("the watching thread panicked"))
+    }
+
+    /// The same, if it heard of so many events.
+    pub(super) fn finish_with(self, events: usize) -> Result<Watched> {
+        let watched = self.finish()?;
+        let heard = watched.arrivals.len();
+        ensure!(heard >= events, "a watch of the benchmark heard of {heard} events only, of {events}");
+        Ok(watched)
     }
 }
 

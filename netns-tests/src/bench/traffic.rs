@@ -61,22 +61,22 @@ struct Variant {
     afterwards: Option<&'static str>,
 }
 
-/// Further words for `ip link add … type vxlan …`, before and after `type`.
+/// Further words for `ip link add … type vxlan …`.
 struct Made {
-    device: &'static str,
-    kind: &'static str,
+    before_type: &'static str,
+    after_type: &'static str,
 }
 
 const VARIANTS: [Variant; 4] = [
     Variant { name: "", made: None, afterwards: None },
     Variant {
         name: ", no UDP checksum",
-        made: Some(Made { device: "", kind: "noudpcsum" }),
+        made: Some(Made { before_type: "", after_type: "noudpcsum" }),
         afterwards: None,
     },
     Variant {
         name: ", 4 queues",
-        made: Some(Made { device: "numtxqueues 4 numrxqueues 4", kind: "" }),
+        made: Some(Made { before_type: "numtxqueues 4 numrxqueues 4", after_type: "" }),
         afterwards: None,
     },
     Variant { name: ", checksum offload off", made: None, afterwards: Some("ethtool -K flannel.1 tx off") },
@@ -119,9 +119,9 @@ fn remake(lab: &Lab, variant: &Variant) -> Result<()> {
     for (number, node) in (1..).zip(lab.nodes()) {
         let mac = node.run(&format!("cat /sys/class/net/{DEVICE}/address"))?;
         node.run(&format!("ip link delete {DEVICE}"))?;
-        if let Some(Made { device, kind }) = &variant.made {
+        if let Some(Made { before_type, after_type }) = &variant.made {
             node.run(&format!(
-                "ip link add {DEVICE} {device} address {} type vxlan id 1 local {} dev eth0 dstport 8472 nolearning {kind}",
+                "ip link add {DEVICE} {before_type} address {} type vxlan id 1 local {} dev eth0 dstport 8472 nolearning {after_type}",
                 mac.trim(),
                 Lab::public_ip(number),
             ))?;

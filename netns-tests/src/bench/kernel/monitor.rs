@@ -128,7 +128,7 @@ impl Monitor {
         subnet: Ipv4Addr,
         within: Duration,
     ) -> Result<Instant> {
-        let find = |seen: &mut Seen| {
+        let find = |seen: &Seen| {
             let times = match step {
                 Step::Added => &seen.routes,
                 Step::Changed => &seen.neighbours,
@@ -136,7 +136,12 @@ impl Monitor {
             };
             times.get(&subnet).copied()
         };
-        eventually(within, "one peer's entry", || self.look(find).context("not seen"))
+        eventually(within, "one peer's entry", || {
+            self.look(|seen| {
+                ensure!(!seen.lost, "notifications were lost; the measurement is void");
+                find(seen).context("not seen")
+            })
+        })
     }
 }
 
