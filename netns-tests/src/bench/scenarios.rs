@@ -1,5 +1,5 @@
-//! What is measured. Each scenario runs every subject in turn, again and again, so that a slow minute of the machine hits
-//! all of them; what needs a floor measures it in the same turn.
+//! What is measured. `start`, `tls` and `burst` run every subject in turn, again and again, so that a slow minute of the machine hits
+//! all of them; the others take one subject after the other. What needs a floor measures it beside each subject.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
