@@ -131,12 +131,13 @@ async fn serve(
     Ok(())
 }
 
-/// Ends with SIGTERM or SIGINT. With SIGHUP the options are read again.
+/// Ends with SIGTERM or SIGINT. With SIGHUP the options are read again. A task of its own, so that whoever waits for the end does
+/// not ask for each signal whenever something else happens.
 fn stop_signal(mut reloader: Reloader) -> anyhow::Result<impl Future<Output = ()>> {
     let mut terminate = signal(SignalKind::terminate()).context("handle SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("handle SIGINT")?;
     let mut hangup = signal(SignalKind::hangup()).context("handle SIGHUP")?;
-    Ok(async move {
+    let told = tokio::spawn(async move {
         loop {
             tokio::select! {
                 _ = terminate.recv() => return,
@@ -144,5 +145,6 @@ fn stop_signal(mut reloader: Reloader) -> anyhow::Result<impl Future<Output = ()
                 _ = hangup.recv() => reloader.reload(),
             }
         }
-    })
+    });
+    Ok(async { told.await.unwrap_or_default() })
 }

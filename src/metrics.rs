@@ -46,6 +46,30 @@ impl From<&Operation> for OperationKind {
     }
 }
 
+/// How many operations there were of each kind.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Counts([u64; OperationKind::ALL.len()]);
+
+impl Counts {
+    /// So many more of a kind.
+    pub fn add(&mut self, kind: OperationKind, count: u64) {
+        if let Some(counted) = self.0.get_mut(kind as usize) {
+            *counted = counted.saturating_add(count);
+        }
+    }
+
+    /// The kinds that there were.
+    pub fn by_kind(self) -> impl Iterator<Item = (OperationKind, u64)> {
+        OperationKind::ALL.into_iter().zip(self.0).filter(|(_, count)| *count > 0)
+    }
+
+    /// All of them.
+    #[must_use]
+    pub fn sum(self) -> u64 {
+        self.0.iter().fold(0, |sum, count| sum.saturating_add(*count))
+    }
+}
+
 /// What was found changed by somebody else and put right.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RepairKind {

@@ -314,14 +314,13 @@ async fn peers_are_the_union_and_v2_wins(pair: impl Pair) {
     pair.remove(V3, &key(3)).await;
     let gone = next_event(&mut watching).await;
     assert!(matches!(&gone, Event::Delete(gone, _) if *gone == name(3)), "{gone:?}");
-    watching.close().await;
 }
 
 async fn our_key_in_v3_is_put_back_and_a_usurpers_is_left(pair: impl Pair) {
     let store = pair.store();
     let snapshot = store.list().await.unwrap();
     let mine = held(store.create(subnet(1), &attrs(1), DAY).await.unwrap());
-    let watching = Watching::from(&store, snapshot.next);
+    let _watching = Watching::from(&store, snapshot.next);
     let in_v2 = pair.record(V2, 1).await;
     pair.remove(V3, &key(1)).await;
     pair.both_hold(1, Some((json(1), false))).await;
@@ -333,7 +332,6 @@ async fn our_key_in_v3_is_put_back_and_a_usurpers_is_left(pair: impl Pair) {
     pair.both_hold(1, Some((json(1), false))).await;
     assert_eq!(pair.record(V2, 1).await.unwrap().created, in_v2.unwrap().created, "v2 was never touched");
     renewed(&store, &mine).await;
-    watching.close().await;
 }
 
 async fn our_key_in_v3_gives_way_to_v2s_holder(pair: impl Pair) {
@@ -344,7 +342,7 @@ async fn our_key_in_v3_gives_way_to_v2s_holder(pair: impl Pair) {
     let snapshot = store.list().await.unwrap();
     assert_eq!(find(&snapshot, 1).value, json(9).into_bytes());
     let mine = held(store.create(subnet(2), &attrs(1), DAY).await.unwrap());
-    let watching = Watching::from(&store, snapshot.next);
+    let _watching = Watching::from(&store, snapshot.next);
     pair.both_hold(2, Some((json(1), false))).await;
     eventually("our key is gone from v3", async || pair.standing(V3, 1).await.is_none().then_some(())).await;
     // The same while we run: the new subnet is taken in v2, and we have to move again.
@@ -353,7 +351,6 @@ async fn our_key_in_v3_gives_way_to_v2s_holder(pair: impl Pair) {
     held(store.create(subnet(3), &attrs(1), DAY).await.unwrap());
     pair.both_hold(3, Some((json(1), false))).await;
     eventually("our key is gone from v3", async || pair.standing(V3, 2).await.is_none().then_some(())).await;
-    watching.close().await;
 }
 
 async fn of_many_that_create_the_same_subnet_one_wins_in_both(pair: impl Pair) {
@@ -425,7 +422,6 @@ async fn an_outage_of_v3_does_not_stop_v2_and_is_made_up_for() {
     assert_eq!(watching.next().await, Update::Up);
     pair.both_hold(1, Some((json(1), false))).await;
     assert_eq!(pair.config(V3).await.unwrap(), CONFIG);
-    watching.close().await;
 }
 
 /// The watch of v3 is up all the time, so that nothing but the next try finds out that it works again.
@@ -440,7 +436,6 @@ async fn a_copy_that_failed_is_tried_again_although_nothing_happens_in_v3() {
     held(store.create(subnet(1), &attrs(1), DAY).await.unwrap());
     assert!(pair.v3.read(&key(1)).is_none());
     eventually("the copy in v3", async || pair.v3.read(&key(1))).await;
-    watching.close().await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -452,11 +447,10 @@ async fn what_one_watch_could_not_copy_the_next_one_does() {
     held(store.create(subnet(1), &attrs(1), DAY).await.unwrap());
     let mut first = Watching::from(&store, snapshot.next);
     until_down(&mut first).await;
-    first.close().await;
+    drop(first);
     pair.v3.set_down(false);
-    let second = Watching::from(&store, store.list().await.unwrap().next);
+    let _second = Watching::from(&store, store.list().await.unwrap().next);
     pair.both_hold(1, Some((json(1), false))).await;
-    second.close().await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -473,7 +467,6 @@ async fn a_v3_that_was_never_read_makes_the_list_a_partial_one() {
     assert_eq!(watching.next().await, Update::Up);
     let Update::Snapshot(whole) = watching.next().await else { panic!("no snapshot") };
     assert_eq!((find(&whole, 5).value, whole.partial), (json(5).into_bytes(), false));
-    watching.close().await;
 }
 
 /// A start over stores of which v3 takes requests and says nothing.
@@ -498,11 +491,10 @@ async fn a_silent_v3_holds_a_start_up_for_three_seconds_a_call() {
     assert_eq!(took(), 3);
     renewed(&store, &mine).await;
     assert_eq!(took(), 3);
-    let watching = Watching::from(&store, snapshot.next);
+    let _watching = Watching::from(&store, snapshot.next);
     pair.v3.set_silent(false);
     pair.both_hold(1, Some((json(1), false))).await;
     eventually("the config in v3", async || pair.config(V3).await).await;
-    watching.close().await;
 }
 
 /// Who has left v2 already holds its subnet only in v3.
@@ -529,11 +521,10 @@ async fn without_the_config_only_the_lease_is_copied() {
     pair.set(V2, &config_key(), CONFIG, None).await;
     let store = pair.store().without_config();
     assert!(store.network_config().await.unwrap().is_some());
-    let watching = Watching::from(&store, store.list().await.unwrap().next);
+    let _watching = Watching::from(&store, store.list().await.unwrap().next);
     held(store.create(subnet(1), &attrs(1), DAY).await.unwrap());
     pair.both_hold(1, Some((json(1), false))).await;
     assert_eq!(pair.config(V3).await, None);
-    watching.close().await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -562,7 +553,6 @@ async fn an_outage_of_v2_keeps_v3_going() {
     let record = find(&store.list().await.unwrap(), 1);
     held(store.update(subnet(1), &record, &attrs(1), ttl).await.unwrap());
     pair.both_hold(1, Some((json(1), false))).await;
-    watching.close().await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -578,7 +568,6 @@ async fn the_stores_are_up_when_both_are() {
     assert!(matches!(watching.next().await, Update::Down(StoreError::Half { store: V2, .. })));
     pair.v2.set_down(false);
     assert_eq!(watching.next().await, Update::Up);
-    watching.close().await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -592,5 +581,4 @@ async fn a_watch_from_an_older_position_begins_with_what_it_missed() {
     assert_eq!(late.next().await, Update::Snapshot(fresh));
     pair.v3.set(&key(2), &json(2), None);
     while put_value(next_event(&mut late).await) != json(2) {}
-    late.close().await;
 }

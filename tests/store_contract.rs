@@ -214,7 +214,6 @@ async fn an_empty_store_is_an_empty_list_to_watch_from(lab: impl Lab) {
     let mut watching = Watching::from(&store, snapshot.next);
     lab.set(&key(1), "x", None).await;
     assert!(matches!(event_about(&mut watching, &name(1)).await, Event::Put(_)));
-    watching.close().await;
 }
 
 async fn a_subnet_is_created_once(lab: impl Lab) {
@@ -337,7 +336,6 @@ async fn a_watch_misses_nothing_since_the_list(lab: impl Lab) {
     assert_eq!((&three.name, &three.value[..]), (&name(3), &b"three"[..]));
     assert_eq!(gone, &name(2));
     assert!(two.modified < three.modified && three.modified < *revision);
-    watching.close().await;
 }
 
 async fn keys_beside_the_folder_are_none_of_ours(lab: impl Lab) {
@@ -377,7 +375,6 @@ async fn a_watch_from_a_forgotten_past_delivers_the_list(lab: impl Lab) {
     assert_eq!(names, [name(1), name(2)]);
     lab.set(&key(3), "three", None).await;
     assert!(matches!(event_about(&mut watching, &name(3)).await, Event::Put(_)));
-    watching.close().await;
 }
 
 macro_rules! suite {

@@ -132,7 +132,6 @@ async fn a_broken_watch_says_so_once_and_misses_nothing() {
         seen.iter().any(|event| matches!(event, Event::Put(record) if record.name == name(2))),
         "{seen:?}"
     );
-    watching.close().await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -197,14 +196,6 @@ async fn a_replaced_store_is_noticed_by_its_cluster_or_its_revision() {
         memory.set(&key(30), "x", None);
         while !matches!(watching.next().await, Update::Events(_)) {}
     }
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_watch_ends_when_nobody_listens_even_while_the_store_is_down() {
-    let (memory, store) = memory();
-    let watching = Watching::from(&store, 1);
-    memory.set_down(true);
-    watching.close().await;
 }
 
 // --- real servers ---

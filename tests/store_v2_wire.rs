@@ -36,7 +36,7 @@ async fn requests_are_those_that_go_makes_but_conditional() {
     let record = store.list().await.unwrap().records.remove(0);
     let third = held(store.update(subnet(1), &record, &attrs(2), DAY).await.unwrap());
     assert!(store.delete(subnet(1), third.modified).await.unwrap());
-    watching.close().await;
+    drop(watching);
 
     let folder = format!("/v2/keys{PREFIX}/subnets");
     let own = format!("/v2/keys{}", key(1));

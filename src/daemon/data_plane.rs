@@ -24,9 +24,6 @@ use crate::model::state::{Entries, EntryKey, Observed, Operation, Route, Vtep};
 use crate::model::{MacAddr, Mtu};
 pub(super) use report::{Report, RoundLog};
 
-/// How many operations go to the kernel before the echo of our own changes is read: the notification socket must not overflow.
-const CHUNK: usize = 900;
-
 /// How often a change by somebody else that arrives while we repair is answered at once; afterwards it waits its turn.
 const ROUNDS: usize = 3;
 
@@ -183,7 +180,7 @@ impl<K: Kernel> DataPlane<K> {
         let mut report = self.carry_out(plan, undone);
         report.begun.append(&mut begun);
         if !steps.is_empty() {
-            report.done.insert(OperationKind::Device, u64::try_from(steps.len()).unwrap_or(u64::MAX));
+            report.done.add(OperationKind::Device, u64::try_from(steps.len()).unwrap_or(u64::MAX));
         }
         Ok(report)
     }
@@ -337,19 +334,15 @@ impl<K: Kernel> DataPlane<K> {
             self.mirror.routes.remove(route);
             self.mirror.routes.insert(Route { protocol: crate::model::state::PROTOCOL_FLANNELD, ..*route });
         }
-        let mut changes = Vec::new();
-        for chunk in plan.operations.chunks(CHUNK) {
-            let results = self.kernel.apply(&scope, chunk);
-            for (operation, result) in chunk.iter().zip(results) {
-                report.count(operation, result.is_ok());
-                match result {
-                    Ok(()) => self.mirror.apply(operation),
-                    Err(error) => self.note_failure(operation, &error),
-                }
+        let results = self.kernel.apply(&scope, &plan.operations);
+        for (operation, result) in plan.operations.iter().zip(results) {
+            report.count(operation, result.is_ok());
+            match result {
+                Ok(()) => self.mirror.apply(operation),
+                Err(error) => self.note_failure(operation, &error),
             }
-            changes.append(&mut self.kernel.queued());
         }
-        changes
+        self.kernel.queued()
     }
 
     fn note_failure(&mut self, operation: &Operation, error: &KernelError) {
@@ -361,33 +354,32 @@ impl<K: Kernel> DataPlane<K> {
         }
     }
 
-    /// Brings the mirror up to date and says which entries were changed.
+    /// Brings the mirror up to date and says which entries are to be looked at: not those of which it was known already, as it is
+    /// when our own changes come back.
     fn take_over(&mut self, changes: &[Change]) -> Vec<EntryKey> {
+        let mut keys = Vec::new();
         for change in changes {
-            match change {
-                Change::Neighbor(ip, Some(mac)) => {
-                    self.mirror.neighbors.insert(*ip, *mac);
+            let news = match change {
+                Change::Neighbor(ip, Some(mac)) => self.mirror.neighbors.insert(*ip, *mac) != Some(*mac),
+                Change::Neighbor(ip, None) => self.mirror.neighbors.remove(ip).is_some(),
+                Change::Fdb(mac, Some(target)) => self.mirror.fdb.insert(*mac, *target) != Some(*target),
+                Change::Fdb(mac, None) => self.mirror.fdb.remove(mac).is_some(),
+                Change::RouteAdded { route, replaced: true } => {
+                    self.mirror.put_route(*route);
+                    true
                 }
-                Change::Neighbor(ip, None) => {
-                    self.mirror.neighbors.remove(ip);
-                }
-                Change::Fdb(mac, Some(target)) => {
-                    self.mirror.fdb.insert(*mac, *target);
-                }
-                Change::Fdb(mac, None) => {
-                    self.mirror.fdb.remove(mac);
-                }
-                Change::RouteAdded { route, replaced: true } => self.mirror.put_route(*route),
-                Change::RouteAdded { route, replaced: false } => {
-                    self.mirror.routes.insert(*route);
-                }
+                Change::RouteAdded { route, replaced: false } => self.mirror.routes.insert(*route),
                 Change::RouteRemoved(route) => {
                     self.mirror.routes.retain(|known| known.dst != route.dst || !known.same_way(route));
+                    true
                 }
-                Change::Device | Change::Underlay | Change::Lost => {}
+                Change::Device | Change::Underlay | Change::Lost => false,
+            };
+            if news {
+                keys.extend(change.key());
             }
         }
-        changes.iter().filter_map(Change::key).collect()
+        keys
     }
 
     /// Asks the kernel which of these peers are on the same link.

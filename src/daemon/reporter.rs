@@ -30,7 +30,7 @@ use crate::store::{Revision, StoreError};
 
 /// systemd waits this much longer each time we say that we are still waiting.
 const EXTEND: Duration = Duration::from_secs(60);
-/// What the status line says of time passing is brought up to date no more often than this.
+/// systemd is told another status line no more often than this, unless the daemon enters another phase.
 const SAY: Duration = Duration::from_secs(1);
 /// A trouble that lasts is mentioned again after this.
 const REMIND: Duration = Duration::from_secs(300);
@@ -80,8 +80,7 @@ pub struct Reporter {
     notifier: Notifier,
     now: fn() -> Duration,
     watchdog: Option<Watchdog>,
-    said: String,
-    said_at: Duration,
+    said: Said,
     ready_sent: bool,
     rules_tried: bool,
     device: Trouble,
@@ -113,8 +112,7 @@ impl Reporter {
             notifier,
             now: clock,
             watchdog: None,
-            said: String::new(),
-            said_at: Duration::ZERO,
+            said: Said::default(),
             ready_sent: false,
             rules_tried: false,
             device: Trouble::new("flannel device"),
@@ -168,9 +166,14 @@ impl Reporter {
 
     // --- running ---
 
-    /// The loop turns. Says so to systemd, from nowhere else and no more often than needed; returns when the next sign of life
-    /// is due, for the loop to turn by then.
+    /// The loop turns. Says so to systemd, from nowhere else and no more often than needed; returns when systemd is to be told
+    /// something again, for the loop to turn by then.
     pub(super) fn alive(&mut self) -> Option<BootTime> {
+        let next_line = self.said.outdated.then(|| BootTime(self.said.at.saturating_add(SAY)));
+        self.sign_of_life().into_iter().chain(next_line).min()
+    }
+
+    fn sign_of_life(&mut self) -> Option<BootTime> {
         let now = (self.now)();
         let watchdog = self.watchdog.as_mut()?;
         let due = watchdog.due <= now;
@@ -258,14 +261,14 @@ impl Reporter {
 
     /// A round of kernel work ended. `repaired`: it put right what somebody else changed.
     pub(super) fn round(&mut self, report: &Report, took: Duration, repaired: bool) {
-        for (kind, count) in &report.done {
-            self.metrics.operations(*kind, true, *count);
+        for (kind, count) in report.done.by_kind() {
+            self.metrics.operations(kind, true, count);
             if repaired {
-                self.repaired(RepairKind::from(*kind), *count);
+                self.repaired(RepairKind::from(kind), count);
             }
         }
-        for (kind, count) in &report.failed {
-            self.metrics.operations(*kind, false, *count);
+        for (kind, count) in report.failed.by_kind() {
+            self.metrics.operations(kind, false, count);
         }
         if !report.is_empty() {
             self.metrics.apply.observe(took);
@@ -424,20 +427,20 @@ impl Reporter {
             }
             changed
         });
+        self.said.outdated |= changed;
         let now = (self.now)();
-        if changed || now.saturating_sub(self.said_at) >= SAY {
+        if now.saturating_sub(self.said.at) >= SAY || self.said.phase != self.status.phase {
             self.say(now);
         }
     }
 
     /// Tells systemd the status line, if it is another one.
     fn say(&mut self, now: Duration) {
-        self.said_at = now;
         let line = status_line(&self.status, now);
-        if line != self.said {
+        if line != self.said.line {
             self.tell(&[State::Status(line.clone())]);
-            self.said = line;
         }
+        self.said = Said { line, phase: self.status.phase.clone(), at: now, outdated: false };
     }
 
     fn tell(&self, states: &[State]) {
@@ -445,6 +448,16 @@ impl Reporter {
             debug!(%error, "systemd was not told");
         }
     }
+}
+
+/// What systemd was last told of the status.
+#[derive(Debug, Default)]
+struct Said {
+    line: String,
+    phase: Phase,
+    at: Duration,
+    /// The status has changed since.
+    outdated: bool,
 }
 
 /// What systemd's watchdog waits for: one datagram in half of its interval, as `sd_watchdog_enabled(3)` advises.

@@ -32,9 +32,11 @@ pub(super) fn apply(kernel: &mut LinuxKernel, scope: &Scope, operations: &[Opera
 fn with_device(kernel: &mut LinuxKernel, scope: &Scope, vtep: u32, operations: &[Operation]) -> Results {
     let mut results = Vec::with_capacity(operations.len());
     for chunk in operations.chunks(CHUNK) {
+        if !results.is_empty() {
+            // The echo of many chunks would overflow the receive buffer if it stayed there until the end.
+            kernel.watch.iter_mut().for_each(super::watch::Watch::drain);
+        }
         send(kernel, scope, vtep, chunk, &mut results);
-        // The echo of a large batch would overflow the receive buffer if it stayed there until the end.
-        kernel.watch.iter_mut().for_each(super::watch::Watch::drain);
     }
     results
 }

@@ -13,6 +13,7 @@ mod mirror;
 mod view;
 mod watch;
 
+use std::convert::Infallible;
 use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -248,11 +249,10 @@ impl<P: KeyValue, S: KeyValue> LeaseStore for Both<P, S> {
         Ok(deleted)
     }
 
-    async fn watch(&self, next: Revision, sink: Sender<Update>) {
+    async fn watch(&self, next: Revision, sink: Sender<Update>) -> Infallible {
         tokio::select! {
-            () = sink.closed() => {}
-            () = watch::follow(self, next, &sink) => {}
-            () = self.mirror.keep() => {}
+            never = watch::follow(self, next, &sink) => never,
+            never = self.mirror.keep() => never,
         }
     }
 

@@ -2,6 +2,7 @@
 //!
 //! Speaks to the store only through [`KeyValue`]; knows no protocol.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -215,9 +216,9 @@ impl<K: KeyValue> LeaseStore for Etcd<K> {
         self.kv.delete(&self.key(subnet), modified, Instant::now() + CALL).await
     }
 
-    async fn watch(&self, next: Revision, sink: Sender<Update>) {
+    async fn watch(&self, next: Revision, sink: Sender<Update>) -> Infallible {
         let cluster = Some(self.cluster.load(Ordering::Relaxed)).filter(|&cluster| cluster != 0);
-        Watch::new(&self.kv, &self.keys.subnets, &sink).run(next, cluster).await;
+        Watch::new(&self.kv, &self.keys.subnets, &sink).run(next, cluster).await
     }
 
     fn reconnect(&self) {

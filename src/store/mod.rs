@@ -39,6 +39,7 @@ pub use memory::{Backup, Memory, MemoryStore};
 pub(crate) use random::seeded;
 pub use select::{Api, Candidates, Choice, Store};
 
+use std::convert::Infallible;
 use std::future::Future;
 use std::time::Duration;
 
@@ -254,13 +255,13 @@ pub trait LeaseStore: Clone + Send + Sync + 'static {
         modified: Revision,
     ) -> impl Future<Output = Result<bool, StoreError>> + Send;
 
-    /// Delivers every change from `next` on to `sink` until `sink` is closed. Reopens broken streams with back-off and jitter,
-    /// lists again after a compaction, and never ends by itself.
+    /// Delivers every change from `next` on to `sink`, from the task that polls it. Reopens broken streams with back-off and
+    /// jitter, lists again after a compaction, and ends when it is dropped.
     fn watch(
         &self,
         next: Revision,
         sink: tokio::sync::mpsc::Sender<Update>,
-    ) -> impl Future<Output = ()> + Send;
+    ) -> impl Future<Output = Infallible> + Send;
 
     /// This host's way to the store has changed: what is open may begin at an address that is gone, and nothing but time would tell.
     /// Calls and watches go on over new connections at once.

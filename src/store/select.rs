@@ -3,6 +3,7 @@
 //! The two are separate stores in one server. They are used together only while a cluster moves from one to the other: when the
 //! operator says so, or when [`judge`] finds a move under way.
 
+use std::convert::Infallible;
 use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
@@ -216,8 +217,8 @@ impl LeaseStore for Store {
         either!(self.delete(subnet, modified))
     }
 
-    async fn watch(&self, next: Revision, sink: Sender<Update>) {
-        either!(self.watch(next, sink));
+    async fn watch(&self, next: Revision, sink: Sender<Update>) -> Infallible {
+        either!(self.watch(next, sink))
     }
 
     fn reconnect(&self) {

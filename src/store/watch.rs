@@ -1,11 +1,11 @@
-//! Keeps one watch going: reopens it after failures, lists again when it cannot be resumed.
+//! Keeps one watch going: reopens it after failures, lists again when it cannot be resumed, until it is dropped.
 //!
 //! Whatever happens, what was sent to the sink adds up to what the store holds.
 
+use std::convert::Infallible;
 use std::time::Duration;
 
 use tokio::sync::mpsc::Sender;
-use tokio::task::yield_now;
 use tokio::time::Instant;
 
 use super::etcd::CALL;
@@ -23,8 +23,6 @@ const STEADY: Duration = Duration::from_secs(10);
 enum End {
     /// Go on: position or cluster were corrected.
     Reopen,
-    /// Nobody listens any more.
-    Closed,
     /// The stream cannot be resumed or was not opened.
     Broken(Broken),
 }
@@ -46,21 +44,12 @@ impl<'a, K: KeyValue> Watch<'a, K> {
         Self { kv, folder, sink, from: 0, cluster: None, down: None, pause: SHORTEST }
     }
 
-    /// Delivers changes from revision `from` of `cluster` on, until the sink is closed.
-    pub(super) async fn run(mut self, from: Revision, cluster: Option<u64>) {
+    /// Delivers changes from revision `from` of `cluster` on.
+    pub(super) async fn run(mut self, from: Revision, cluster: Option<u64>) -> Infallible {
         (self.from, self.cluster) = (from, cluster);
-        let sink = self.sink;
-        tokio::select! {
-            () = sink.closed() => {}
-            () = self.forever() => {}
-        }
-    }
-
-    async fn forever(&mut self) {
         loop {
             let ended = match self.stretch().await {
                 End::Reopen => Ok(()),
-                End::Closed => return,
                 End::Broken(Broken::Moved) => {
                     self.pause = SHORTEST;
                     continue;
@@ -89,14 +78,17 @@ impl<'a, K: KeyValue> Watch<'a, K> {
         if self.is_doubtful(&opened) {
             match self.kv.list(self.folder, Instant::now() + CALL).await {
                 Err(error) => return End::Broken(Broken::Failed(error)),
-                Ok(listing) if self.is_replaced(&listing) => return self.start_over(listing).await,
+                Ok(listing) if self.is_replaced(&listing) => {
+                    self.start_over(listing).await;
+                    return End::Reopen;
+                }
                 // Only this member lags behind; it catches up.
                 Ok(_) => {}
             }
         }
         self.cluster = Some(opened.cluster);
-        if self.down.take().is_some() && self.sink.send(Update::Up).await.is_err() {
-            return End::Closed;
+        if self.down.take().is_some() {
+            self.tell(Update::Up).await;
         }
         self.follow(opened.changes).await
     }
@@ -115,11 +107,7 @@ impl<'a, K: KeyValue> Watch<'a, K> {
             };
             if !batch.events.is_empty() {
                 self.pause = SHORTEST;
-                if self.sink.send(Update::Events(batch.events)).await.is_err() {
-                    return End::Closed;
-                }
-                // Whoever polls this, as the daemon's loop does, takes the update before the stream is asked for more.
-                yield_now().await;
+                self.tell(Update::Events(batch.events)).await;
             }
             self.from = self.from.max(batch.resume);
         }
@@ -141,15 +129,12 @@ impl<'a, K: KeyValue> Watch<'a, K> {
     }
 
     /// Hands out the whole list and goes on behind it.
-    async fn start_over(&mut self, listing: Listing) -> End {
+    async fn start_over(&mut self, listing: Listing) {
         self.cluster = Some(listing.cluster);
         self.from = listing.revision + 1;
         let (next, cluster) = (self.from, listing.cluster);
-        let snapshot = Snapshot { records: listing.records, next, cluster, partial: false };
-        match self.sink.send(Update::Snapshot(snapshot)).await {
-            Ok(()) => End::Reopen,
-            Err(_) => End::Closed,
-        }
+        self.tell(Update::Snapshot(Snapshot { records: listing.records, next, cluster, partial: false }))
+            .await;
     }
 
     async fn report_down(&mut self, error: StoreError) {
@@ -158,7 +143,12 @@ impl<'a, K: KeyValue> Watch<'a, K> {
         } else {
             // A broken stream says little; why it cannot be opened again says more.
             self.down = Some(error.clone());
-            let _ = self.sink.send(Update::Down(error)).await;
+            self.tell(Update::Down(error)).await;
         }
+    }
+
+    async fn tell(&self, update: Update) {
+        // Whoever does not listen any more drops the watch.
+        let _ = self.sink.send(update).await;
     }
 }

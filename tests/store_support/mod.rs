@@ -1,6 +1,7 @@
 //! Real etcd servers for the store's tests: on loopback, ephemeral ports, gone with the handle.
 #![allow(dead_code, unreachable_pub, reason = "each test binary uses a part of it")]
 
+use std::convert::Infallible;
 use std::future::Future;
 use std::net::TcpListener;
 use std::os::unix::process::CommandExt;
@@ -18,7 +19,7 @@ use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::mpsc::{self, Receiver};
 use tokio::sync::watch;
-use tokio::task::JoinHandle;
+use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 /// How long anything in these tests may take before it counts as hung.
@@ -428,17 +429,19 @@ pub fn key(number: u8) -> String {
     format!("{PREFIX}/subnets/{}", name(number))
 }
 
-/// A watch in a task of its own.
+/// A watch in a task of its own, which ends with this.
 pub struct Watching {
     pub updates: Receiver<Update>,
-    task: JoinHandle<()>,
+    _task: JoinSet<Infallible>,
 }
 
 impl Watching {
     pub fn from<S: LeaseStore>(store: &S, next: Revision) -> Self {
         let (sink, updates) = mpsc::channel(1000);
         let store = store.clone();
-        Self { updates, task: tokio::spawn(async move { store.watch(next, sink).await }) }
+        let mut task = JoinSet::new();
+        task.spawn(async move { store.watch(next, sink).await });
+        Self { updates, _task: task }
     }
 
     pub async fn next(&mut self) -> Update {
@@ -446,11 +449,5 @@ impl Watching {
             .await
             .expect("an update in time")
             .expect("a watch")
-    }
-
-    /// Waits for the task to end after the receiver was closed.
-    pub async fn close(mut self) {
-        self.updates.close();
-        tokio::time::timeout(PATIENCE, self.task).await.expect("the watch ends").unwrap();
     }
 }

@@ -8,6 +8,8 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 
 use super::bed::{Bed, PATIENCE, Subject};
+use super::etcd::Peer;
+use super::kernel::Step;
 use crate::binaries;
 use crate::etcd::Api;
 use crate::flanneld::Flanneld;
@@ -80,6 +82,33 @@ impl Counted {
         let calls = calls(&fs::read_to_string(&trace).context("read what strace wrote")?);
         bed.forget(daemon)?;
         Ok(Start { calls, requests })
+    }
+
+    /// The system calls, by name, with which a running daemon takes over new peers that are written one after the other.
+    ///
+    /// # Errors
+    /// When the daemon does not do its work.
+    pub fn additions(&mut self, number: u32) -> Result<BTreeMap<String, usize>> {
+        let bed = &mut self.0;
+        let trace = bed.lab.node(1)?.folder().join("calls");
+        let options = bed.options().under(&["strace", "-f", "-qq", "-o", &trace.to_string_lossy()]);
+        let mut daemon = Flanneld::start(bed.lab.node(1)?, &options)?;
+        daemon.wait_ready()?;
+        let traced = || Ok::<_, anyhow::Error>(calls(&fs::read_to_string(&trace).context("read the trace")?));
+        let before = traced()?;
+        let present = u32::try_from(bed.peers.len())?;
+        for peer in (present..present + number).map(Peer::new) {
+            bed.monitor.reset();
+            bed.client.put(peer)?;
+            bed.monitor.wait_step(Step::Added, peer.subnet(), PATIENCE)?;
+        }
+        let mut calls = traced()?;
+        calls.retain(|name, count| {
+            *count -= before.get(name).copied().unwrap_or_default();
+            *count > 0
+        });
+        bed.forget(daemon)?;
+        Ok(calls)
     }
 
     /// A restart that finds everything right.

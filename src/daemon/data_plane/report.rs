@@ -1,6 +1,6 @@
 //! What the data plane tells others: what a round did, what there is now, and what the kernel refused. Changes nothing.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use ipnetwork::Ipv4Network;
@@ -10,7 +10,7 @@ use super::DataPlane;
 use crate::clock::BootTime;
 use crate::daemon::contest::Begun;
 use crate::kernel::Kernel;
-use crate::metrics::OperationKind;
+use crate::metrics::{Counts, OperationKind};
 use crate::model::lease_set::Peer;
 use crate::model::state::{EntryKey, Operation};
 use crate::status::{Device, PeerState};
@@ -19,9 +19,9 @@ use crate::status::{Device, PeerState};
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(in crate::daemon) struct Report {
     /// What succeeded, by kind: steps on the device, operations on entries.
-    pub(in crate::daemon) done: BTreeMap<OperationKind, u64>,
+    pub(in crate::daemon) done: Counts,
     /// Operations that failed.
-    pub(in crate::daemon) failed: BTreeMap<OperationKind, u64>,
+    pub(in crate::daemon) failed: Counts,
     /// What somebody else keeps undoing from now on.
     pub(in crate::daemon) begun: Begun,
 }
@@ -29,7 +29,7 @@ pub(in crate::daemon) struct Report {
 impl Report {
     pub(super) fn count(&mut self, operation: &Operation, ok: bool) {
         let counts = if ok { &mut self.done } else { &mut self.failed };
-        *counts.entry(OperationKind::from(operation)).or_default() += 1;
+        counts.add(OperationKind::from(operation), 1);
     }
 
     /// Nothing was done and nothing failed.
@@ -73,12 +73,11 @@ impl RoundLog {
         }
         self.lines += 1;
         let ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
-        let sum = |counts: &BTreeMap<OperationKind, u64>| counts.values().sum::<u64>();
         let unsaid = Some(std::mem::take(&mut self.unsaid)).filter(|rounds| *rounds > 0);
         info!(
             cause,
-            changed = sum(&report.done),
-            failed = sum(&report.failed),
+            changed = report.done.sum(),
+            failed = report.failed.sum(),
             ms,
             rounds_not_told_before = unsaid,
             "kernel brought up to date"
@@ -146,7 +145,7 @@ mod tests {
     fn many_rounds_are_told_in_few_lines_and_none_is_forgotten() {
         let mut log = RoundLog::default();
         let mut report = Report::default();
-        report.done.insert(OperationKind::Route, 1);
+        report.done.add(OperationKind::Route, 1);
         let mut say = |seconds: u64, report: &Report| {
             log.say("leases", report, Duration::ZERO, BootTime(Duration::from_secs(seconds)));
             (log.lines, log.unsaid)

@@ -146,7 +146,7 @@ fn what_somebody_else_changes_is_put_right() {
         plane.kernel.interfere(&interference);
         let changes = plane.kernel.queued();
         let report = plane.on_changes(&changes, NOW).unwrap();
-        assert_eq!(report.done.values().sum::<u64>(), 1, "{interference:?}");
+        assert_eq!(report.done.sum(), 1, "{interference:?}");
         assert_eq!(plane.kernel.state.entries, desired(&plane), "{interference:?}");
     }
 }
@@ -336,7 +336,7 @@ fn the_blackhole_of_our_subnet_follows_it_and_is_put_back() {
     assert_eq!(routes(&plane), [first]);
     plane.kernel.interfere(&Operation::DeleteRoute(first));
     let changes = plane.kernel.queued();
-    assert_eq!(plane.on_changes(&changes, NOW).unwrap().done.values().sum::<u64>(), 1);
+    assert_eq!(plane.on_changes(&changes, NOW).unwrap().done.sum(), 1);
     assert_eq!(routes(&plane), [first]);
     let other = Own { subnet: "10.200.7.0/24".parse().unwrap(), ..own() };
     plane.leases.set_own(other.clone(), &[], Source { cluster: 1, revision: 1 }, NOW);

@@ -2,7 +2,7 @@
 
 use std::convert::Infallible;
 use std::fmt;
-use std::future::{pending, poll_fn};
+use std::future::poll_fn;
 use std::pin::Pin;
 use std::task::Poll;
 
@@ -69,10 +69,7 @@ impl Watch {
     pub(super) fn new<S: LeaseStore>(store: &S, snapshot: &Snapshot) -> Self {
         let (sink, updates) = mpsc::channel(BACKLOG);
         let (store, next) = (store.clone(), snapshot.next);
-        let following = async move {
-            store.watch(next, sink).await;
-            pending().await
-        };
+        let following = async move { store.watch(next, sink).await };
         Self { updates, following: Box::pin(following) }
     }
 
@@ -83,10 +80,8 @@ impl Watch {
                 return Poll::Ready(update);
             }
             let Poll::Pending = self.following.as_mut().poll(context);
-            match self.updates.poll_recv(context) {
-                Poll::Ready(Some(update)) => Poll::Ready(update),
-                _ => Poll::Pending,
-            }
+            // Whoever sends has just been asked: nobody has to be woken when something is sent.
+            self.updates.try_recv().map_or(Poll::Pending, Poll::Ready)
         })
         .await
     }
@@ -100,7 +95,7 @@ impl fmt::Debug for Watch {
 
 #[cfg(test)]
 mod tests {
-    use std::future::ready;
+    use std::future::{pending, ready};
     use std::pin::pin;
     use std::time::Duration;
 

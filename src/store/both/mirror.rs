@@ -4,6 +4,7 @@
 //! fails is tried again for as long as the stores are watched.
 
 use std::collections::BTreeMap;
+use std::convert::Infallible;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -184,7 +185,7 @@ impl<K: KeyValue> Mirror<K> {
     }
 
     /// Makes the copy right whenever something happened to it, and again while that fails. Never ends.
-    pub(super) async fn keep(&self) {
+    pub(super) async fn keep(&self) -> Infallible {
         let (mut pause, mut failing) = (RETRY.0, false);
         let mut retry = {
             let plan = self.plan();

@@ -1,6 +1,7 @@
 //! Follows both stores and delivers one stream: each change as it looks when v2 decides.
 
 use std::collections::BTreeMap;
+use std::convert::Infallible;
 use std::time::Duration;
 
 use tokio::sync::mpsc::{self, Receiver, Sender};
@@ -16,12 +17,12 @@ const BACKLOG: usize = 16;
 /// First and longest pause between two tries to list a store that was never read.
 const RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
 
-/// Delivers changes since `next` until nobody listens any more.
+/// Delivers changes since `next`.
 pub(super) async fn follow<P: KeyValue, S: KeyValue>(
     both: &Both<P, S>,
     next: Revision,
     sink: &Sender<Update>,
-) {
+) -> Infallible {
     let (v2_sink, mut v2) = mpsc::channel(BACKLOG);
     let (v3_sink, mut v3) = mpsc::channel(BACKLOG);
     let (from_v2, from_v3, missed) = {
@@ -31,31 +32,28 @@ pub(super) async fn follow<P: KeyValue, S: KeyValue>(
     };
     let mut merge = Merge { both, sink, down: BTreeMap::new(), told: BTreeMap::new() };
     merge.look_at_all();
-    if let Some(missed) = missed
-        && sink.send(Update::Snapshot(missed)).await.is_err()
-    {
-        return;
+    if let Some(missed) = missed {
+        merge.tell(Update::Snapshot(missed)).await;
     }
     tokio::select! {
-        () = merge.run(&mut v2, &mut v3) => {}
-        _ = async { tokio::join!(one(&both.v2, from_v2, v2_sink), one(&both.v3, from_v3, v3_sink)) } => {}
+        never = merge.run(&mut v2, &mut v3) => never,
+        never = one(&both.v2, from_v2, v2_sink) => never,
+        never = one(&both.v3, from_v3, v3_sink) => never,
     }
 }
 
 /// Follows one store, which has to be listed first if that was never possible.
-async fn one<K: KeyValue>(store: &Etcd<K>, from: Option<Revision>, sink: Sender<Update>) {
+async fn one<K: KeyValue>(store: &Etcd<K>, from: Option<Revision>, sink: Sender<Update>) -> Infallible {
     let next = match from {
         Some(next) => next,
         None => {
             let snapshot = listed(store, &sink).await;
             let next = snapshot.next;
-            if sink.send(Update::Snapshot(snapshot)).await.is_err() {
-                return;
-            }
+            let _ = sink.send(Update::Snapshot(snapshot)).await;
             next
         }
     };
-    store.watch(next, sink).await;
+    store.watch(next, sink).await
 }
 
 async fn listed<K: KeyValue>(store: &Etcd<K>, sink: &Sender<Update>) -> Snapshot {
@@ -90,7 +88,7 @@ struct Merge<'a, P, S> {
 }
 
 impl<P: KeyValue, S: KeyValue> Merge<'_, P, S> {
-    async fn run(&mut self, v2: &mut Receiver<Update>, v3: &mut Receiver<Update>) {
+    async fn run(&mut self, v2: &mut Receiver<Update>, v3: &mut Receiver<Update>) -> Infallible {
         loop {
             let update = tokio::select! {
                 Some(update) = v2.recv() => self.take(Origin::V2, update),
@@ -100,12 +98,15 @@ impl<P: KeyValue, S: KeyValue> Merge<'_, P, S> {
                     None
                 }
             };
-            if let Some(update) = update
-                && self.sink.send(update).await.is_err()
-            {
-                return;
+            if let Some(update) = update {
+                self.tell(update).await;
             }
         }
+    }
+
+    async fn tell(&self, update: Update) {
+        // Whoever does not listen any more drops the watch.
+        let _ = self.sink.send(update).await;
     }
 
     fn take(&mut self, origin: Origin, update: Update) -> Option<Update> {
