@@ -93,20 +93,21 @@ const REPAIRS: usize = 16;
 const SAME_REPAIR: Duration = Duration::from_secs(1);
 
 impl Status {
-    /// Remembers a repair.
-    pub fn repaired(&mut self, what: &'static str, count: u64, now: Duration) {
+    /// Remembers a repair. `false`: there was none.
+    pub fn repaired(&mut self, what: &'static str, count: u64, now: Duration) -> bool {
         if count == 0 {
-            return;
+            return false;
         }
         let last = self.repairs.iter_mut().rev().find(|repair| repair.what == what);
         if let Some(last) = last.filter(|last| now.saturating_sub(last.at) <= SAME_REPAIR) {
             *last = Repair { at: now, what, count: last.count.saturating_add(count) };
-            return;
+            return true;
         }
         if self.repairs.len() == REPAIRS {
             self.repairs.pop_front();
         }
         self.repairs.push_back(Repair { at: now, what, count });
+        true
     }
 }
 
@@ -361,12 +362,14 @@ mod tests {
         for (what, count, now) in
             [("route", 2, 0), ("fdb", 1, 100), ("route", 1, 900), ("route", 0, 5000), ("route", 4, 6000)]
         {
-            status.repaired(what, count, at(now));
+            assert_eq!(status.repaired(what, count, at(now)), count > 0);
         }
         let expected = [("route", 3, 900), ("fdb", 1, 100), ("route", 4, 6000)];
         let expected = expected.map(|(what, count, now)| Repair { at: at(now), what, count });
         assert_eq!(status.repairs, expected);
-        (0..40).for_each(|second| status.repaired("lease", 1, Duration::from_secs(100 + 2 * second)));
+        for second in 0..40 {
+            status.repaired("lease", 1, Duration::from_secs(100 + 2 * second));
+        }
         assert_eq!(status.repairs.len(), REPAIRS);
         assert_eq!(status.repairs.back().unwrap().at, Duration::from_secs(178));
     }

@@ -38,7 +38,8 @@ pub(super) struct DataPlane<K> {
     pub(super) keep_unknown: bool,
     vtep: Vtep,
     address: Ipv4Addr,
-    network: Ipv4Network,
+    /// What is watched and observed: the overlay network, and the names in `vtep`.
+    scope: Scope,
     direct_routing: bool,
     direct: BTreeSet<Ipv4Addr>,
     blackhole: bool,
@@ -73,13 +74,14 @@ pub(super) struct Wanted {
 impl<K: Kernel> DataPlane<K> {
     /// A data plane that has not looked at the kernel yet.
     pub(super) fn new(kernel: K, leases: LeaseSet, wanted: Wanted) -> Self {
+        let (name, parent) = (wanted.vtep.name.clone(), wanted.vtep.parent.clone());
         Self {
             kernel,
             leases,
             keep_unknown: false,
             vtep: wanted.vtep,
             address: wanted.address,
-            network: wanted.network,
+            scope: Scope { vtep: name, parent, network: wanted.network },
             direct_routing: wanted.direct_routing,
             direct: BTreeSet::new(),
             blackhole: wanted.blackhole,
@@ -103,11 +105,6 @@ impl<K: Kernel> DataPlane<K> {
         &self.vtep
     }
 
-    /// What is watched and observed.
-    pub(super) fn scope(&self) -> Scope {
-        Scope { vtep: self.vtep.name.clone(), parent: self.vtep.parent.clone(), network: self.network }
-    }
-
     /// Gives the device another address; takes effect with the next `resync`.
     pub(super) fn set_address(&mut self, address: Ipv4Addr) {
         self.address = address;
@@ -125,6 +122,7 @@ impl<K: Kernel> DataPlane<K> {
     /// Puts the device on another interface, or gives it another MTU; takes effect with the next `resync`.
     pub(super) fn set_underlay(&mut self, external: &ExternalInterface, mtu: Mtu) {
         self.vtep.parent.clone_from(&external.name);
+        self.scope.parent.clone_from(&external.name);
         self.vtep.local = external.address;
         self.vtep.mtu = mtu;
     }
@@ -141,13 +139,13 @@ impl<K: Kernel> DataPlane<K> {
     /// When the kernel cannot be read or the device cannot be made right. Failing entries are no error: they are counted,
     /// and tried again by `retry`.
     pub(super) fn resync(&mut self, undone: Option<Duration>) -> Result<Report, KernelError> {
-        let (scope, mut begun) = (self.scope(), Begun::new());
+        let (scope, mut begun) = (self.scope.clone(), Begun::new());
         let mut observed = self.kernel.observe(&scope)?;
         if self.settled {
             self.heed_tx_checksum(&observed);
         }
         self.settled = false;
-        let mut steps = device::steps(&self.vtep, self.address, self.network, observed.vtep.as_ref());
+        let mut steps = device::steps(&self.vtep, self.address, scope.network, observed.vtep.as_ref());
         if let Some(now) = undone {
             match self.contest.admit_steps(steps, now, &mut begun) {
                 Some(admitted) => steps = admitted,
@@ -324,7 +322,6 @@ impl<K: Kernel> DataPlane<K> {
     }
 
     fn apply(&mut self, plan: &Plan, report: &mut Report) -> Vec<Change> {
-        let scope = self.scope();
         for (ours, theirs) in &plan.conflicts {
             warn!(subnet = %ours.dst, gateway = ?theirs.gateway, protocol = theirs.protocol,
                 "a route that is not ours stands where the peer's route belongs; remove it (ip route del) to reach the peer");
@@ -334,7 +331,7 @@ impl<K: Kernel> DataPlane<K> {
             self.mirror.routes.remove(route);
             self.mirror.routes.insert(Route { protocol: crate::model::state::PROTOCOL_FLANNELD, ..*route });
         }
-        let results = self.kernel.apply(&scope, &plan.operations);
+        let results = self.kernel.apply(&self.scope, &plan.operations);
         for (operation, result) in plan.operations.iter().zip(results) {
             report.count(operation, result.is_ok());
             match result {

@@ -74,8 +74,7 @@ pub struct Published {
 /// The daemon's voice.
 #[derive(Debug)]
 pub struct Reporter {
-    status: Status,
-    published: watch::Sender<Status>,
+    status: watch::Sender<Status>,
     metrics: Arc<Metrics>,
     notifier: Notifier,
     now: fn() -> Duration,
@@ -97,7 +96,7 @@ impl Reporter {
     /// A reporter and what is served from it.
     #[must_use]
     pub fn new(notifier: Notifier, clock: fn() -> Duration) -> (Self, Questions, Published) {
-        let (published, status) = watch::channel(Status::default());
+        let (publish, status) = watch::channel(Status::default());
         let (ask, pings) = mpsc::channel(1);
         let (ask_for_peers, peers) = mpsc::channel(1);
         let metrics = Arc::new(Metrics::default());
@@ -106,8 +105,7 @@ impl Reporter {
             health: Sources { status, metrics: metrics.clone(), pings: ask, clock },
         };
         let reporter = Self {
-            status: Status::default(),
-            published,
+            status: publish,
             metrics,
             notifier,
             now: clock,
@@ -137,31 +135,30 @@ impl Reporter {
 
     /// Which store is used.
     pub(super) fn store(&mut self, describe: String) {
-        self.status.store.describe = describe;
+        self.update(|status| set(&mut status.store.describe, describe));
     }
 
     /// The start waits; systemd is told not to give up.
     pub(super) fn waiting(&mut self, phase: Phase) {
-        self.status.phase = phase;
+        self.update(|status| set(&mut status.phase, phase));
         self.tell(&[State::ExtendTimeout(EXTEND)]);
-        self.publish();
+        self.say_in_time();
     }
 
     /// This is the underlay now.
     pub(super) fn underlay(&mut self, underlay: &Underlay) {
         let external = &underlay.external;
-        self.status.external = Some(status::External {
-            name: external.name.clone(),
-            address: external.address,
-            mtu: external.mtu.get(),
+        let (name, address, mtu) = (external.name.clone(), external.address, external.mtu.get());
+        self.update(|status| {
+            set(&mut status.external, Some(status::External { name, address, mtu }))
+                | set(&mut status.mtu, Some(underlay.mtu))
         });
-        self.status.mtu = Some(underlay.mtu);
         self.no_underlay.ends((self.now)());
     }
 
     /// A lease is being taken.
     pub(super) fn acquiring(&mut self) {
-        self.status.phase = Phase::AcquiringLease;
+        self.update(|status| set(&mut status.phase, Phase::AcquiringLease));
     }
 
     // --- running ---
@@ -189,16 +186,15 @@ impl Reporter {
 
     /// How the device should be.
     pub(super) fn device(&mut self, device: status::Device) {
-        self.status.device = Some(device);
+        self.update(|status| set(&mut status.device, Some(device)));
     }
 
     /// The store was seen at this revision.
     pub(super) fn seen(&mut self, revision: Revision) {
-        // With two stores a revision says which one it belongs to; people want the number alone.
-        self.status.store.revision = Origin::of(revision).1;
-        // It changes with every event: nobody is woken for it, and nothing else is published.
-        self.published.send_if_modified(|published| {
-            published.store.revision = self.status.store.revision;
+        self.update(|status| {
+            // With two stores a revision says which one it belongs to; people want the number alone.
+            status.store.revision = Origin::of(revision).1;
+            // It changes with every event: nobody is woken for it.
             false
         });
     }
@@ -211,7 +207,7 @@ impl Reporter {
         failed: usize,
         written: bool,
     ) {
-        self.status.lease = lease.and_then(|lease| {
+        let lease = lease.and_then(|lease| {
             let mac = lease.mac()?;
             let held = &lease.held;
             Some(status::OwnLease {
@@ -223,19 +219,25 @@ impl Reporter {
             })
         });
         let count = |number: usize| u64::try_from(number).unwrap_or(u64::MAX);
-        self.status.peers =
+        let peers =
             Peers { programmed: count(leases.usable().saturating_sub(failed)), failed: count(failed) };
-        self.status.skipped = leases.skipped().iter().map(|(skip, count)| (skip.reason(), *count)).collect();
-        self.status.subnet_env_written = written;
+        let skipped = leases.skipped().iter().map(|(skip, count)| (skip.reason(), *count)).collect();
         let in_place = written && self.rules_tried && !self.device.lasts;
-        self.status.first_list_tried |= in_place;
-        self.status.phase = if in_place { Phase::Running } else { Phase::Programming };
+        self.update(|status| {
+            let tried = status.first_list_tried || in_place;
+            set(&mut status.lease, lease)
+                | set(&mut status.peers, peers)
+                | set(&mut status.skipped, skipped)
+                | set(&mut status.subnet_env_written, written)
+                | set(&mut status.first_list_tried, tried)
+                | set(&mut status.phase, if in_place { Phase::Running } else { Phase::Programming })
+        });
         if in_place && !self.ready_sent {
             self.ready_sent = true;
-            info!(peers = self.status.peers.total(), "ready");
+            info!(peers = peers.total(), "ready");
             self.tell(&[State::Ready]);
         }
-        self.publish();
+        self.say_in_time();
     }
 
     /// The options are being taken over anew. Before the first READY systemd has nothing to know about that.
@@ -254,9 +256,9 @@ impl Reporter {
 
     /// The daemon stops.
     pub(super) fn stopping(&mut self) {
-        self.status.phase = Phase::Stopping;
+        self.update(|status| set(&mut status.phase, Phase::Stopping));
         self.tell(&[State::Stopping]);
-        self.publish();
+        self.say_in_time();
     }
 
     /// A round of kernel work ended. `repaired`: it put right what somebody else changed.
@@ -359,7 +361,7 @@ impl Reporter {
     pub(super) fn rules(&mut self, rules: status::Rules, repaired: u64) {
         debug!(in_force = rules.in_force, repaired, "firewall looked at");
         self.rules_tried = true;
-        self.status.rules = Some(rules);
+        self.update(|status| set(&mut status.rules, Some(rules)));
         self.repaired(RepairKind::Firewall, repaired);
     }
 
@@ -381,7 +383,8 @@ impl Reporter {
 
     fn repaired(&mut self, kind: RepairKind, count: u64) {
         self.metrics.repairs(kind, count);
-        self.status.repaired(kind.label(), count, (self.now)());
+        let now = (self.now)();
+        self.update(|status| status.repaired(kind.label(), count, now));
     }
 
     /// The lease could not be renewed; `left` is what remains of it.
@@ -398,49 +401,56 @@ impl Reporter {
     /// The watch on the store is interrupted, or still is for another reason.
     pub(super) fn store_down(&mut self, error: &StoreError) {
         let now = (self.now)();
-        let since = match self.status.store.link {
-            Link::Down { since, .. } => since,
-            _ => {
-                self.status.store.watch_restarts += 1;
-                now
-            }
-        };
+        self.update(|status| {
+            let store = &mut status.store;
+            let since = match store.link {
+                Link::Down { since, .. } => since,
+                _ => {
+                    store.watch_restarts += 1;
+                    now
+                }
+            };
+            set(&mut store.link, Link::Down { since, error: error.to_string() })
+        });
         if self.store_reasons.ask((), now) == Verdict::Correct {
             warn!(%error, "the store cannot be watched; peers stay as they are until it is back");
         }
-        self.status.store.link = Link::Down { since, error: error.to_string() };
     }
 
     /// The watch on the store works.
     pub(super) fn store_up(&mut self) {
-        if matches!(self.status.store.link, Link::Down { .. }) {
-            info!("the store is watched again");
-        }
-        self.status.store.link = Link::Up { since: (self.now)() };
+        let now = (self.now)();
+        self.update(|status| {
+            if matches!(status.store.link, Link::Down { .. }) {
+                info!("the store is watched again");
+            }
+            set(&mut status.store.link, Link::Up { since: now })
+        });
     }
 
-    fn publish(&mut self) {
-        let changed = self.published.send_if_modified(|published| {
-            let changed = *published != self.status;
-            if changed {
-                published.clone_from(&self.status);
-            }
-            changed
-        });
-        self.said.outdated |= changed;
+    /// Changes what is published; `change` says whether anything is another.
+    fn update(&mut self, change: impl FnOnce(&mut Status) -> bool) {
+        self.said.outdated |= self.status.send_if_modified(change);
+    }
+
+    /// Tells systemd the status line, unless it was told one just now.
+    fn say_in_time(&mut self) {
         let now = (self.now)();
-        if now.saturating_sub(self.said.at) >= SAY || self.said.phase != self.status.phase {
+        if now.saturating_sub(self.said.at) >= SAY || self.said.phase != self.status.borrow().phase {
             self.say(now);
         }
     }
 
     /// Tells systemd the status line, if it is another one.
     fn say(&mut self, now: Duration) {
-        let line = status_line(&self.status, now);
+        let (line, phase) = {
+            let status = self.status.borrow();
+            (status_line(&status, now), status.phase.clone())
+        };
         if line != self.said.line {
             self.tell(&[State::Status(line.clone())]);
         }
-        self.said = Said { line, phase: self.status.phase.clone(), at: now, outdated: false };
+        self.said = Said { line, phase, at: now, outdated: false };
     }
 
     fn tell(&self, states: &[State]) {
@@ -448,6 +458,15 @@ impl Reporter {
             debug!(%error, "systemd was not told");
         }
     }
+}
+
+/// Puts a value in its place; whether it is another one.
+fn set<T: PartialEq>(place: &mut T, value: T) -> bool {
+    let changed = *place != value;
+    if changed {
+        *place = value;
+    }
+    changed
 }
 
 /// What systemd was last told of the status.

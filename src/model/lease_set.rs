@@ -112,6 +112,11 @@ pub struct Touched {
 impl Touched {
     /// Both together.
     pub fn append(&mut self, other: Self) {
+        if self.is_empty() {
+            // Mostly it is one event alone.
+            *self = other;
+            return;
+        }
         self.subnets.extend(other.subnets);
         self.macs.extend(other.macs);
         self.skipped.extend(other.skipped);

@@ -6,6 +6,7 @@ use std::convert::Infallible;
 use std::time::Duration;
 
 use tokio::sync::mpsc::Sender;
+use tokio::sync::mpsc::error::TrySendError;
 use tokio::time::Instant;
 
 use super::etcd::CALL;
@@ -148,7 +149,9 @@ impl<'a, K: KeyValue> Watch<'a, K> {
     }
 
     async fn tell(&self, update: Update) {
-        // Whoever does not listen any more drops the watch.
-        let _ = self.sink.send(update).await;
+        // Mostly there is room at once. Whoever does not listen any more drops the watch.
+        if let Err(TrySendError::Full(update)) = self.sink.try_send(update) {
+            let _ = self.sink.send(update).await;
+        }
     }
 }

@@ -102,7 +102,7 @@ impl<K: Kernel> DataPlane<K> {
 
     /// The device as it should be, with what belongs on it.
     pub(in crate::daemon) fn device(&self) -> Device {
-        Device { vtep: self.vtep.clone(), address: self.address, network: self.network }
+        Device { vtep: self.vtep.clone(), address: self.address, network: self.scope.network }
     }
 
     /// Every peer, and why the kernel does not hold it whole.
