@@ -24,6 +24,10 @@ use crate::model::state::{Entries, EntryKey, Observed, Operation, Route, Vtep};
 use crate::model::{MacAddr, Mtu};
 pub(super) use report::{Report, RoundLog};
 
+/// How many operations go to the kernel before the echo of our own changes is read: the notification socket must not overflow. And
+/// each operation has a result, which are not to be held for all.
+const CHUNK: usize = 900;
+
 /// How often a change by somebody else that arrives while we repair is answered at once; afterwards it waits its turn.
 const ROUNDS: usize = 3;
 
@@ -331,15 +335,19 @@ impl<K: Kernel> DataPlane<K> {
             self.mirror.routes.remove(route);
             self.mirror.routes.insert(Route { protocol: crate::model::state::PROTOCOL_FLANNELD, ..*route });
         }
-        let results = self.kernel.apply(&self.scope, &plan.operations);
-        for (operation, result) in plan.operations.iter().zip(results) {
-            report.count(operation, result.is_ok());
-            match result {
-                Ok(()) => self.mirror.apply(operation),
-                Err(error) => self.note_failure(operation, &error),
+        let mut changes = Vec::new();
+        for chunk in plan.operations.chunks(CHUNK) {
+            let results = self.kernel.apply(&self.scope, chunk);
+            for (operation, result) in chunk.iter().zip(results) {
+                report.count(operation, result.is_ok());
+                match result {
+                    Ok(()) => self.mirror.apply(operation),
+                    Err(error) => self.note_failure(operation, &error),
+                }
             }
+            changes.append(&mut self.kernel.queued());
         }
-        self.kernel.queued()
+        changes
     }
 
     fn note_failure(&mut self, operation: &Operation, error: &KernelError) {

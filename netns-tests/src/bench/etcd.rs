@@ -216,7 +216,7 @@ impl WatchFloor {
 }
 
 /// How long this thread has run on a CPU.
-fn own_cpu() -> Duration {
+pub(super) fn own_cpu() -> Duration {
     let shown = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
     let nanoseconds = shown.split_whitespace().next().and_then(|text| text.parse().ok());
     Duration::from_nanos(nanoseconds.unwrap_or_default())

@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 use nix::sys::signal::Signal;
 
 use super::bed::{Bed, PATIENCE, Subject};
-use super::etcd::Peer;
+use super::etcd::{Peer, own_cpu};
 use super::kernel::{self, Metrics, Step};
 use super::report::Results;
 use super::sample::{Sample, ms};
@@ -35,6 +35,8 @@ const MISSED: Duration = Duration::from_secs(10);
 /// Writes a second that change nothing.
 const RENEWALS: u32 = 200;
 const RENEWAL_SECONDS: u32 = 5;
+/// How often a thread is woken beside the idle daemon.
+const WAKE_UPS: u32 = 20;
 
 /// Whoever deletes the device more often in a row fights with our daemon, which then waits.
 const REPAIRS: u32 = 10;
@@ -286,12 +288,15 @@ impl Bench<'_> {
             self.add(&name("entries written"), "", &bed, count(renewals.changes));
             settle(&bed, &daemon)?;
             let idle_time = self.idle;
+            let woken = std::thread::spawn(move || wake_ups(idle_time));
             let idle = bed.cost_of(&daemon, |_| {
                 std::thread::sleep(idle_time);
                 Ok(())
             })?;
+            let woken = woken.join().map_err(|_| anyhow::anyhow!("the thread that is woken panicked"))?;
             let name = |what: &str| format!("idle {} s: {what}, {peers} peers", idle_time.as_secs());
             self.add(&name("CPU"), "ms", &bed, idle.cpu);
+            self.results.add(&name("CPU"), "ms", KERNEL_FLOOR, ms(woken));
             self.add(&name("context switches"), "", &bed, number(idle.context_switches));
             self.add(&name("processes started"), "", &bed, number(idle.started));
             if bed.subject.api == Api::V3 {
@@ -381,6 +386,15 @@ fn word(step: Step) -> &'static str {
         Step::Changed => "changed",
         Step::Removed => "removed",
     }
+}
+
+/// What a thread takes of a CPU that a timer wakes now and then, and that does nothing.
+fn wake_ups(span: Duration) -> Duration {
+    let before = own_cpu();
+    for _ in 0..WAKE_UPS {
+        std::thread::sleep(span / WAKE_UPS);
+    }
+    own_cpu().saturating_sub(before)
 }
 
 /// Unchanged leases written one after the other, at a steady pace.
