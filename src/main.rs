@@ -146,5 +146,11 @@ fn stop_signal(mut reloader: Reloader) -> anyhow::Result<impl Future<Output = ()
             }
         }
     });
-    Ok(async { told.await.unwrap_or_default() })
+    Ok(async {
+        if let Err(error) = told.await
+            && let Ok(panic) = error.try_into_panic()
+        {
+            std::panic::resume_unwind(panic);
+        }
+    })
 }

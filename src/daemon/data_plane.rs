@@ -24,8 +24,8 @@ use crate::model::state::{Entries, EntryKey, Observed, Operation, Route, Vtep};
 use crate::model::{MacAddr, Mtu};
 pub(super) use report::{Report, RoundLog};
 
-/// How many operations go to the kernel before the echo of our own changes is read: the notification socket must not overflow. And
-/// each operation has a result, which are not to be held for all.
+/// How many operations go to the kernel before the echo of our own changes is read: the notification socket must not overflow. Nor
+/// are the results of all operations to be held at once.
 const CHUNK: usize = 900;
 
 /// How often a change by somebody else that arrives while we repair is answered at once; afterwards it waits its turn.
@@ -184,6 +184,7 @@ impl<K: Kernel> DataPlane<K> {
         if !steps.is_empty() {
             report.done.add(OperationKind::Device, u64::try_from(steps.len()).unwrap_or(u64::MAX));
         }
+        report.device_is_right = true;
         Ok(report)
     }
 
@@ -304,20 +305,16 @@ impl<K: Kernel> DataPlane<K> {
                 break;
             }
             let keys = self.take_over(&changes);
-            let rest = diff_of(keys, &self.desired(), &self.mirror);
-            let failing: Vec<Operation> = rest
-                .operations
-                .into_iter()
-                .filter(|operation| !self.failed.contains_key(&operation.key()))
-                .collect();
-            if failing.is_empty() {
+            let mut rest = diff_of(keys, &self.desired(), &self.mirror);
+            rest.operations.retain(|operation| !self.failed.contains_key(&operation.key()));
+            if rest == Plan::default() {
                 break;
             }
             if round == ROUNDS {
-                self.contest.put_off(failing.iter().map(Operation::key), now.unwrap_or_default());
+                self.contest.put_off(rest.operations.iter().map(Operation::key), now.unwrap_or_default());
                 break;
             }
-            plan = Plan { operations: failing, ..Plan::default() };
+            plan = rest;
             if let Some(now) = now {
                 self.contest.admit_operations(&mut plan, now, &mut report.begun);
             }

@@ -200,7 +200,9 @@ impl<S: LeaseStore, K: Kernel> Running<S, K> {
         match result {
             Ok(report) => {
                 self.log.say(cause, &report, took, self.clock.now());
-                self.reporter.device_works();
+                if report.device_is_right {
+                    self.reporter.device_works();
+                }
                 self.reporter.round(&report, took, cause == REPAIR);
                 self.reporter.fights(
                     &report.begun,

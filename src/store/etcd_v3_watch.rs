@@ -80,8 +80,6 @@ impl ChangesV3 {
 impl Changes for ChangesV3 {
     async fn next(&mut self) -> Result<Batch, Broken> {
         let message = tokio::select! {
-            // What has come is taken over, whatever became of the way there.
-            biased;
             message = self.stream.message() => message,
             () = self.moved.wait() => return Err(Broken::Moved),
         };

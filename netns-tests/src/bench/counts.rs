@@ -84,7 +84,8 @@ impl Counted {
         Ok(Start { calls, requests })
     }
 
-    /// The system calls, by name, with which a running daemon takes over new peers that are written one after the other.
+    /// The system calls, by name, with which a running daemon takes over new peers that are written one after the other. They stay
+    /// in the store.
     ///
     /// # Errors
     /// When the daemon does not do its work.

@@ -24,6 +24,8 @@ pub(in crate::daemon) struct Report {
     pub(in crate::daemon) failed: Counts,
     /// What somebody else keeps undoing from now on.
     pub(in crate::daemon) begun: Begun,
+    /// The device was looked at and is as it should be. A round of entries says nothing of it.
+    pub(in crate::daemon) device_is_right: bool,
 }
 
 impl Report {
@@ -35,7 +37,7 @@ impl Report {
     /// Nothing was done and nothing failed.
     #[must_use]
     pub(in crate::daemon) fn is_empty(&self) -> bool {
-        *self == Self::default()
+        self.done.sum() == 0 && self.failed.sum() == 0 && self.begun.is_empty()
     }
 }
 

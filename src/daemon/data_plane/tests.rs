@@ -66,7 +66,7 @@ fn a_start_on_a_right_kernel_writes_nothing() {
     put(&mut first, 2, 2);
     let state = first.kernel.state.clone();
     let mut second = DataPlane::new(FakeKernel { state, ..FakeKernel::default() }, first.leases, wanted());
-    assert_eq!(second.resync(None).unwrap(), Report::default());
+    assert!(second.resync(None).unwrap().is_empty());
     assert_eq!((second.kernel.operations.len(), second.kernel.steps.len()), (0, 0));
 }
 
@@ -328,6 +328,18 @@ fn direct_routing_follows_the_link() {
     assert_eq!(plane.kernel.state.entries.routes, subnets.map(Route::overlay).into());
     assert_eq!(plane.kernel.state.entries.fdb.len(), 2);
 }
+
+#[test]
+fn a_round_of_entries_says_nothing_of_the_device() {
+    let mut plane = started(wanted(), FakeKernel::default());
+    assert!(plane.resync(None).unwrap().device_is_right);
+    let subnets = vec!["10.200.2.0/24".parse().unwrap()];
+    let touched = Touched { subnets, ..Touched::default() };
+    assert!(!plane.on_leases(&touched, NOW).device_is_right);
+    assert!(!plane.on_changes(&[], NOW).unwrap().device_is_right);
+    assert!(plane.on_changes(&[Change::Device], NOW).unwrap().device_is_right);
+}
+
 #[test]
 fn the_blackhole_of_our_subnet_follows_it_and_is_put_back() {
     let mut plane = started(Wanted { blackhole: true, ..wanted() }, FakeKernel::default());
