@@ -21,7 +21,7 @@ fn what_a_start_costs_does_not_grow_with_every_peer() -> Result<()> {
     // config, list, grant, put, watch
     assert!(alone.requests <= 5 && among.requests <= 5, "{} and {} requests", alone.requests, among.requests);
     assert_eq!(among.calls.get("execve"), Some(&1), "only the daemon itself is executed");
-    assert!(alone.total() <= 700, "{} system calls", alone.total());
+    assert!(alone.total() <= 560, "{} system calls", alone.total());
     // Requests go many at a time. Of the three notifications a peer raises, that of the FDB entry comes back to us: the kernel
     // does not say whose it is.
     let sent = |start: &Start| {

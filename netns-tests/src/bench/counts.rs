@@ -72,7 +72,7 @@ impl Counted {
         let file = trace.to_string_lossy().into_owned();
         let before = requests(bed)?;
         bed.monitor.reset();
-        let options = bed.options().under(&["strace", "-f", "-qq", "-o", &file]);
+        let options = bed.options().under(&traced(&file));
         let mut daemon = Flanneld::start(bed.lab.node(1)?, &options)?;
         daemon.wait_ready()?;
         if !bed.peers.is_empty() {
@@ -92,18 +92,19 @@ impl Counted {
     pub fn additions(&mut self, number: u32) -> Result<BTreeMap<String, usize>> {
         let bed = &mut self.0;
         let trace = bed.lab.node(1)?.folder().join("calls");
-        let options = bed.options().under(&["strace", "-f", "-qq", "-o", &trace.to_string_lossy()]);
+        let options = bed.options().under(&traced(&trace.to_string_lossy()));
         let mut daemon = Flanneld::start(bed.lab.node(1)?, &options)?;
         daemon.wait_ready()?;
-        let traced = || Ok::<_, anyhow::Error>(calls(&fs::read_to_string(&trace).context("read the trace")?));
-        let before = traced()?;
+        let calls_until_now =
+            || Ok::<_, anyhow::Error>(calls(&fs::read_to_string(&trace).context("read the trace")?));
+        let before = calls_until_now()?;
         let present = u32::try_from(bed.peers.len())?;
         for peer in (present..present + number).map(Peer::new) {
             bed.monitor.reset();
             bed.client.put(peer)?;
             bed.monitor.wait_step(Step::Added, peer.subnet(), PATIENCE)?;
         }
-        let mut calls = traced()?;
+        let mut calls = calls_until_now()?;
         calls.retain(|name, count| {
             *count -= before.get(name).copied().unwrap_or_default();
             *count > 0
@@ -144,6 +145,12 @@ impl Counted {
         bed.forget(daemon)?;
         Ok(Quiet { changes: cost.changes, started: cost.started })
     }
+}
+
+/// Writes the system calls of what follows to a file. Where cargo's folders are searched for libraries, too, that alone takes up to
+/// a hundred calls, more on newer processors (`glibc-hwcaps`); a service has no such variable.
+fn traced(file: &str) -> [&str; 8] {
+    ["env", "-u", "LD_LIBRARY_PATH", "strace", "-f", "-qq", "-o", file]
 }
 
 /// Requests etcd has served, of all kinds: `grpc_server_started_total` of its metrics.
