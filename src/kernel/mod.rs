@@ -162,7 +162,8 @@ pub trait Kernel {
     /// Absent on delete is success. A failing operation does not stop the others.
     fn apply(&mut self, scope: &Scope, operations: &[Operation]) -> Vec<Result<(), KernelError>>;
 
-    /// Changes that are already queued, without waiting. After `apply` this holds the echo of our own operations.
+    /// Changes that are already queued, without waiting. After `apply` some of our own come back: the kernel does not say whose
+    /// they are of FDB entries and deleted neighbours.
     fn queued(&mut self) -> Vec<Change>;
 
     /// Who sent the last change that was not ours, as a process id, where the kernel says so.
