@@ -106,6 +106,13 @@ impl Clock {
         Ok(Self::Boot(timer))
     }
 
+    /// For what somebody does every now and then: the kernel's clock, or tokio's if there is no timer to be had. Tokio is woken up to
+    /// three times for one timer of half a minute, as it sorts its timers by how soon they are due.
+    #[must_use]
+    pub fn boot_or_tokio() -> Self {
+        Self::boot().unwrap_or_else(|_| Self::tokio())
+    }
+
     /// Tokio's clock, starting now.
     #[must_use]
     pub fn tokio() -> Self {
@@ -125,6 +132,11 @@ impl Clock {
             Self::Boot(_) => Now::Boot,
             Self::Tokio(start) => Now::Tokio(*start),
         }
+    }
+
+    /// Waits for `duration`. Cancel-safe, but then it begins anew.
+    pub async fn sleep(&mut self, duration: Duration) {
+        self.sleep_until(Some(self.now().after(duration))).await;
     }
 
     /// Waits until `due`; for ever when there is no due time. Cancel-safe.

@@ -60,7 +60,7 @@ fn run(configured: &Configured) -> ExitCode {
     let (reloader, options) = Reloader::new(configured.clone(), read_again, verbosity.ok());
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let served = runtime.context("start the runtime").and_then(|runtime| {
-        let served = runtime.block_on(serve(configured, reloader, options));
+        let served = runtime.block_on(as_a_task(serve(configured.clone(), reloader, options)));
         // A name that is still being looked up would hold the end up for as long as the resolver likes.
         runtime.shutdown_background();
         served
@@ -81,7 +81,7 @@ fn read_again() -> Result<Invocation, OptionsError> {
 
 /// Handles signals before anything can block, then runs the daemon beside the health server.
 async fn serve(
-    configured: &Configured,
+    configured: Configured,
     reloader: Reloader,
     adjusted: watch::Receiver<Options>,
 ) -> anyhow::Result<()> {
@@ -137,7 +137,7 @@ fn stop_signal(mut reloader: Reloader) -> anyhow::Result<impl Future<Output = ()
     let mut terminate = signal(SignalKind::terminate()).context("handle SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("handle SIGINT")?;
     let mut hangup = signal(SignalKind::hangup()).context("handle SIGHUP")?;
-    let told = tokio::spawn(async move {
+    Ok(as_a_task(async move {
         loop {
             tokio::select! {
                 _ = terminate.recv() => return,
@@ -145,12 +145,14 @@ fn stop_signal(mut reloader: Reloader) -> anyhow::Result<impl Future<Output = ()
                 _ = hangup.recv() => reloader.reload(),
             }
         }
-    });
-    Ok(async {
-        if let Err(error) = told.await
-            && let Ok(panic) = error.try_into_panic()
-        {
-            std::panic::resume_unwind(panic);
-        }
-    })
+    }))
+}
+
+/// Runs `future` as a task of its own. Between what `block_on` runs itself and the tasks the runtime asks the kernel for events
+/// each time: for each change of a lease, since the connection to the store is a task.
+async fn as_a_task<T: Send + 'static>(future: impl Future<Output = T> + Send + 'static) -> T {
+    match tokio::spawn(future).await {
+        Ok(value) => value,
+        Err(error) => std::panic::resume_unwind(error.into_panic()),
+    }
 }

@@ -16,6 +16,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
+use crate::clock::Clock;
 use crate::status::answer::Answer;
 use crate::status::{PeerState, Status};
 
@@ -158,10 +159,16 @@ impl Bound {
     /// Serves until the name is gone or somebody else's.
     async fn serve(&self, sources: &Sources, limits: Limits) {
         let mut clients = JoinSet::new();
-        let mut look = tokio::time::interval(limits.look);
+        let mut clock = Clock::boot_or_tokio();
+        let mut look = clock.now().after(limits.look);
         loop {
             tokio::select! {
-                _ = look.tick() => if !self.is_in_place() { return },
+                () = clock.sleep_until(Some(look)) => {
+                    if !self.is_in_place() {
+                        return;
+                    }
+                    look = clock.now().after(limits.look);
+                }
                 Some(_) = clients.join_next() => {}
                 accepted = self.listener.accept(), if clients.len() < limits.clients => match accepted {
                     Ok((stream, _)) => { clients.spawn(tell(stream, sources.clone(), limits)); }

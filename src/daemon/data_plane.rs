@@ -22,6 +22,7 @@ use crate::model::lease_set::{LeaseSet, Touched};
 use crate::model::overlay::{Overlay, keys_of};
 use crate::model::state::{Entries, EntryKey, Observed, Operation, Route, Vtep};
 use crate::model::{MacAddr, Mtu};
+use crate::status::Device;
 pub(super) use report::{Report, RoundLog};
 
 /// How many operations go to the kernel before the echo of our own changes is read: the notification socket must not overflow. Nor
@@ -40,8 +41,7 @@ pub(super) struct DataPlane<K> {
     pub(super) leases: LeaseSet,
     /// A part of the store was never read: entries that belong to no known lease may be those of its peers.
     pub(super) keep_unknown: bool,
-    vtep: Vtep,
-    address: Ipv4Addr,
+    device: Device,
     /// What is watched and observed: the overlay network, and the names in `vtep`.
     scope: Scope,
     direct_routing: bool,
@@ -83,8 +83,7 @@ impl<K: Kernel> DataPlane<K> {
             kernel,
             leases,
             keep_unknown: false,
-            vtep: wanted.vtep,
-            address: wanted.address,
+            device: Device { vtep: wanted.vtep, address: wanted.address, network: wanted.network },
             scope: Scope { vtep: name, parent, network: wanted.network },
             direct_routing: wanted.direct_routing,
             direct: BTreeSet::new(),
@@ -99,19 +98,22 @@ impl<K: Kernel> DataPlane<K> {
         }
     }
 
-    /// Waits for changes by others. Cancel-safe.
-    pub(super) async fn changed(&mut self) -> Vec<Change> {
-        if self.unseen.is_empty() { self.kernel.changed().await } else { std::mem::take(&mut self.unseen) }
+    /// The leases, and the wait for changes of the kernel by others, which goes on meanwhile. Cancel-safe.
+    pub(super) fn leases_and_changes(&mut self) -> (&mut LeaseSet, impl Future<Output = Vec<Change>>) {
+        let Self { leases, kernel, unseen, .. } = self;
+        let changes =
+            async { if unseen.is_empty() { kernel.changed().await } else { std::mem::take(unseen) } };
+        (leases, changes)
     }
 
     /// The device as it should be.
     pub(super) fn vtep(&self) -> &Vtep {
-        &self.vtep
+        &self.device.vtep
     }
 
     /// Gives the device another address; takes effect with the next `resync`.
     pub(super) fn set_address(&mut self, address: Ipv4Addr) {
-        self.address = address;
+        self.device.address = address;
     }
 
     fn desired(&self) -> Overlay<'_> {
@@ -120,15 +122,15 @@ impl<K: Kernel> DataPlane<K> {
 
     /// Gives the device another MAC; takes effect with the next `resync`.
     pub(super) fn set_mac(&mut self, mac: MacAddr) {
-        self.vtep.mac = mac;
+        self.device.vtep.mac = mac;
     }
 
     /// Puts the device on another interface, or gives it another MTU; takes effect with the next `resync`.
     pub(super) fn set_underlay(&mut self, external: &ExternalInterface, mtu: Mtu) {
-        self.vtep.parent.clone_from(&external.name);
+        self.device.vtep.parent.clone_from(&external.name);
         self.scope.parent.clone_from(&external.name);
-        self.vtep.local = external.address;
-        self.vtep.mtu = mtu;
+        self.device.vtep.local = external.address;
+        self.device.vtep.mtu = mtu;
     }
 
     /// When something that is fought over may be corrected.
@@ -149,7 +151,8 @@ impl<K: Kernel> DataPlane<K> {
             self.heed_tx_checksum(&observed);
         }
         self.settled = false;
-        let mut steps = device::steps(&self.vtep, self.address, scope.network, observed.vtep.as_ref());
+        let mut steps =
+            device::steps(&self.device.vtep, self.device.address, scope.network, observed.vtep.as_ref());
         if let Some(now) = undone {
             match self.contest.admit_steps(steps, now, &mut begun) {
                 Some(admitted) => steps = admitted,
@@ -167,7 +170,7 @@ impl<K: Kernel> DataPlane<K> {
                 self.unseen.push(Change::Device);
             }
         }
-        self.vtep.tx_checksum = device::settled_tx_checksum(&self.vtep, observed.vtep.as_ref());
+        self.device.vtep.tx_checksum = device::settled_tx_checksum(&self.device.vtep, observed.vtep.as_ref());
         self.settled = true;
         self.mirror = observed.entries;
         self.failed.clear();
@@ -190,11 +193,11 @@ impl<K: Kernel> DataPlane<K> {
 
     /// Takes over what an operator or a unit's `ExecStartPost` did with `ethtool -K`.
     fn heed_tx_checksum(&mut self, observed: &Observed) {
-        let found = device::settled_tx_checksum(&self.vtep, observed.vtep.as_ref());
-        if found != self.vtep.tx_checksum {
-            info!(device = %self.vtep.name, tx_checksum = found,
+        let found = device::settled_tx_checksum(&self.device.vtep, observed.vtep.as_ref());
+        if found != self.device.vtep.tx_checksum {
+            info!(device = %self.device.vtep.name, tx_checksum = found,
                 "somebody switched TX checksum offload; it stays like that, also when the device has to be made anew");
-            self.vtep.tx_checksum = found;
+            self.device.vtep.tx_checksum = found;
         }
     }
 
@@ -205,7 +208,7 @@ impl<K: Kernel> DataPlane<K> {
         observed: &Observed,
     ) -> Result<(), KernelError> {
         let incompatible =
-            observed.vtep.as_ref().and_then(|found| device::incompatibility(&self.vtep, found));
+            observed.vtep.as_ref().and_then(|found| device::incompatibility(&self.device.vtep, found));
         if let Some(mismatch) = incompatible {
             let device::Incompatible { what, expected, found } = mismatch;
             warn!(device = %scope.vtep, attribute = what, %expected, %found, "device does not fit and is made anew");
@@ -225,7 +228,7 @@ impl<K: Kernel> DataPlane<K> {
     /// keeps what it has: smaller packets get through all the same.
     fn tell_mtu(&mut self, error: &KernelError) {
         if !std::mem::replace(&mut self.mtu_refused, true) {
-            warn!(%error, parent = %self.vtep.parent,
+            warn!(%error, parent = %self.device.vtep.parent,
                 "the configured MTU is more than the interface below can carry; the device stays smaller. Remove MTU from the \
                  network config, or lower it");
         }
@@ -390,7 +393,7 @@ impl<K: Kernel> DataPlane<K> {
             let on_link = self
                 .kernel
                 .route_to(peer.public_ip)
-                .is_ok_and(|route| route.gateway.is_none() && route.device != self.vtep.name);
+                .is_ok_and(|route| route.gateway.is_none() && route.device != self.device.vtep.name);
             if on_link {
                 self.direct.insert(peer.public_ip);
             } else {

@@ -24,7 +24,7 @@ use crate::model::lease_set::{LeaseSet, Skipped};
 use crate::model::two_stores::Origin;
 use crate::model::underlay::Underlay;
 use crate::notify::{Notifier, State};
-use crate::status::{self, Link, Peers, Phase, Status, status_line};
+use crate::status::{self, Device, Link, Peers, Phase, Status, status_line};
 use crate::status_socket::{self, PeersQuestion};
 use crate::store::{Revision, StoreError};
 
@@ -184,11 +184,6 @@ impl Reporter {
         Some(next)
     }
 
-    /// How the device should be.
-    pub(super) fn device(&mut self, device: status::Device) {
-        self.update(|status| set(&mut status.device, Some(device)));
-    }
-
     /// The store was seen at this revision.
     pub(super) fn seen(&mut self, revision: Revision) {
         self.update(|status| {
@@ -202,6 +197,7 @@ impl Reporter {
     /// Publishes where the node stands; tells systemd READY the first time everything is in place.
     pub(super) fn running(
         &mut self,
+        device: &Device,
         lease: Option<&OwnLease>,
         leases: &LeaseSet,
         failed: usize,
@@ -225,7 +221,12 @@ impl Reporter {
         let in_place = written && self.rules_tried && !self.device.lasts;
         self.update(|status| {
             let tried = status.first_list_tried || in_place;
-            set(&mut status.lease, lease)
+            let another = status.device.as_ref() != Some(device);
+            if another {
+                status.device = Some(device.clone());
+            }
+            another
+                | set(&mut status.lease, lease)
                 | set(&mut status.peers, peers)
                 | set(&mut status.skipped, skipped)
                 | set(&mut status.subnet_env_written, written)

@@ -11,6 +11,7 @@ use tokio::time::Instant;
 use tracing::{debug, error, info, warn};
 
 use super::Settings;
+use crate::clock::Clock;
 use crate::firewall::checks::{KernelSettings, warnings};
 use crate::firewall::{Applied, Choice, Firewall, FirewallError, FirewallOptions, Obstacle};
 use crate::logging::{Recurring, Tell};
@@ -162,7 +163,7 @@ async fn keep(
     mut wanted: watch::Receiver<Wanted>,
     say: mpsc::Sender<Looked>,
 ) {
-    let mut told = Told::new();
+    let (mut told, mut clock) = (Told::new(), Clock::boot_or_tokio());
     let mut pause = Pause(RETRY.0);
     let mut restraint = Restraint { left: REPAIRS.0, counted: Instant::now() };
     let Wanted { mut rules, resync } = wanted.borrow_and_update().clone();
@@ -192,7 +193,7 @@ async fn keep(
                 Err(_) => return,
             },
             () = firewall.changed() => {}
-            () = tokio::time::sleep(next) => {}
+            () = clock.sleep(next) => {}
         }
         let Wanted { rules: now, resync } = wanted.borrow_and_update().clone();
         rules = now;

@@ -130,10 +130,11 @@ impl<S: LeaseStore, K: Kernel> Running<S, K> {
         loop {
             self.report();
             let next = self.next_timer().into_iter().chain(self.reporter.alive()).min();
+            let (leases, changes) = self.data_plane.leases_and_changes();
             let others = async {
                 tokio::select! {
                     () = &mut stop => Wake::Stop,
-                    changes = self.data_plane.changed() => Wake::Changes(changes),
+                    changes = changes => Wake::Changes(changes),
                     outcome = join(&mut self.task) => Wake::Outcome(outcome),
                     () = self.clock.sleep_until(next) => Wake::Time,
                     looked = self.rules.looked() => Wake::Rules(looked),
@@ -142,7 +143,8 @@ impl<S: LeaseStore, K: Kernel> Running<S, K> {
                     question = questions.about_peers() => Wake::Question(question),
                 }
             };
-            let update = async { Wake::Update(self.watch.next().await) };
+            let update =
+                async { Wake::Update(peers::next(&mut self.watch, leases, &mut self.reporter).await) };
             let wake = turns.next(pin!(update), pin!(others)).await;
             match wake {
                 Wake::Update(update) => self.on_update(update),
@@ -166,8 +168,8 @@ impl<S: LeaseStore, K: Kernel> Running<S, K> {
     fn report(&mut self) {
         let lease = (!self.lost).then_some(&self.lease);
         let plane = &self.data_plane;
-        self.reporter.device(plane.device());
-        self.reporter.running(lease, &plane.leases, plane.failed_peers(), self.file.is_written());
+        let (failed, written) = (plane.failed_peers(), self.file.is_written());
+        self.reporter.running(plane.device(), lease, &plane.leases, failed, written);
     }
 
     // --- the kernel ---

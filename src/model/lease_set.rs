@@ -256,9 +256,7 @@ impl LeaseSet {
     /// Takes over one key that was created or written.
     pub fn put(&mut self, lease: &RawLease<'_>) -> Touched {
         let mut touched = Touched::default();
-        if let Some(source) = &mut self.source {
-            source.revision = source.revision.max(lease.modified);
-        }
+        self.note_revision(lease);
         let Ok(subnet) = parse_key(lease.name) else {
             if self.insert_bad_key(lease.name) {
                 touched.skipped.push(bad_key(lease.name));
@@ -267,9 +265,7 @@ impl LeaseSet {
         };
         let (former, value) = (self.leases.get(&subnet).copied(), fingerprint(lease.value));
         if former.is_some_and(|former| self.is_renewal(subnet, &former, lease, value)) {
-            if let Some(known) = self.leases.get_mut(&subnet) {
-                known.modified = lease.modified;
-            }
+            self.renew(subnet, lease);
             return touched;
         }
         let before = former.and_then(|former| former.verdict);
@@ -282,14 +278,45 @@ impl LeaseSet {
         touched
     }
 
-    /// Whether the same lease was only written again, as Go nodes do to renew it, and nothing follows from that. Who wrote last
-    /// counts among leases with the same MAC.
+    /// Takes over one key if another node only wrote its lease again, as Go nodes do to renew it, and nothing follows from that.
+    /// Otherwise nothing is done. Whoever holds our own subnet never only renews.
+    pub fn put_renewal(&mut self, lease: &RawLease<'_>) -> bool {
+        if lease.created == lease.modified {
+            // Created just now.
+            return false;
+        }
+        let known = parse_key(lease.name).ok().and_then(|subnet| Some((subnet, *self.leases.get(&subnet)?)));
+        let Some((subnet, former)) = known.filter(|(subnet, _)| *subnet != self.own.subnet) else {
+            return false;
+        };
+        if !self.is_renewal(subnet, &former, lease, fingerprint(lease.value)) {
+            return false;
+        }
+        self.note_revision(lease);
+        self.renew(subnet, lease);
+        true
+    }
+
+    /// Whether the same lease was only written again, and nothing follows from that. Who wrote last counts among leases with the same
+    /// MAC.
     fn is_renewal(&self, subnet: Ipv4Network, former: &Known, lease: &RawLease<'_>, value: u64) -> bool {
         let shares = |peer: Peer| self.subnets_with_mac(peer.mac).any(|other| other != subnet);
         former.created == lease.created
             && former.value == value
             && former.kept.is_none()
             && !former.alone.is_ok_and(shares)
+    }
+
+    fn renew(&mut self, subnet: Ipv4Network, lease: &RawLease<'_>) {
+        if let Some(known) = self.leases.get_mut(&subnet) {
+            known.modified = lease.modified;
+        }
+    }
+
+    fn note_revision(&mut self, lease: &RawLease<'_>) {
+        if let Some(source) = &mut self.source {
+            source.revision = source.revision.max(lease.modified);
+        }
     }
 
     /// Takes over that one key is gone.

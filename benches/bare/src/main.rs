@@ -46,7 +46,11 @@ const DUMPS: [(u16, u8); 3] = [(26, 2), (30, 2), (30, 7)];
 fn main() -> Result<()> {
     // Where that is refused to the daemon, too, nothing is wrong with the floor.
     let _ = scheduling::ask_for_short_slices();
-    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(run())
+    // As a task, like the daemon: `block_on` costs a system call more for each event.
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?
+        .block_on(async { tokio::spawn(run()).await? })
 }
 
 async fn run() -> Result<()> {

@@ -103,8 +103,8 @@ impl<K: Kernel> DataPlane<K> {
     }
 
     /// The device as it should be, with what belongs on it.
-    pub(in crate::daemon) fn device(&self) -> Device {
-        Device { vtep: self.vtep.clone(), address: self.address, network: self.scope.network }
+    pub(in crate::daemon) fn device(&self) -> &Device {
+        &self.device
     }
 
     /// Every peer, and why the kernel does not hold it whole.

@@ -157,7 +157,7 @@ async fn a_change_of_the_device_that_is_read_while_entries_are_put_is_not_forgot
     plane.kernel.state = Observed::default();
     plane.kernel.queue.extend([Change::Device, Change::Underlay]);
     put(&mut plane, 2, 2);
-    let changes = plane.changed().await;
+    let changes = plane.leases_and_changes().1.await;
     assert_eq!(changes, [Change::Device, Change::Underlay]);
     plane.on_changes(&changes, NOW).unwrap();
     assert!(plane.kernel.state.vtep.is_some());
@@ -172,7 +172,8 @@ async fn a_device_that_is_taken_away_while_it_is_corrected_is_made_again_at_once
     plane.kernel.vanishing = 1;
     plane.kernel.delete_device();
     for still_there in [false, true] {
-        let changes = tokio::time::timeout(NOW, plane.changed()).await.expect("it is looked at again");
+        let changes =
+            tokio::time::timeout(NOW, plane.leases_and_changes().1).await.expect("it is looked at again");
         plane.on_changes(&changes, NOW).unwrap();
         assert_eq!(plane.kernel.state.vtep.is_some(), still_there);
     }

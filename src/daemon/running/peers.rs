@@ -2,12 +2,38 @@
 
 use tracing::{info, warn};
 
-use super::Running;
+use super::wake::Watch;
+use super::{Reporter, Running};
 use crate::clock::BootTime;
 use crate::kernel::Kernel;
 use crate::model::lease::key_of;
-use crate::model::lease_set::{Own, RawLease, Source, Touched};
+use crate::model::lease_set::{LeaseSet, Own, RawLease, Source, Touched};
 use crate::store::{Event, LeaseStore, Record, Snapshot, Update};
+
+/// How many renewals may follow each other before the loop turns: a flood of them keeps nobody waiting.
+const RENEWALS: usize = 32;
+
+/// The next update from which anything follows. That other nodes wrote their leases again as they were does not turn the loop: where
+/// Go nodes renew theirs that is nearly all that comes. Cancel-safe.
+pub(super) async fn next(watch: &mut Watch, leases: &mut LeaseSet, reporter: &mut Reporter) -> Update {
+    for _ in 0..RENEWALS {
+        let update = watch.next().await;
+        let Update::Events(events) = &update else { return update };
+        let renews = |event: &Event| matches!(event, Event::Put(record) if leases.put_renewal(&raw(record)));
+        if !events.iter().all(renews) {
+            return update;
+        }
+        seen(reporter, events);
+    }
+    watch.next().await
+}
+
+/// For people, who can wait.
+fn seen(reporter: &mut Reporter, events: &[Event]) {
+    if let Some(last) = events.last() {
+        reporter.seen(last.revision());
+    }
+}
 
 impl<S: LeaseStore, K: Kernel> Running<S, K> {
     /// Takes over what was listed at start.
@@ -53,10 +79,7 @@ impl<S: LeaseStore, K: Kernel> Running<S, K> {
             });
         }
         self.on_touched(started, &touched);
-        // For people, who can wait.
-        if let Some(last) = events.last() {
-            self.reporter.seen(last.revision());
-        }
+        seen(&mut self.reporter, events);
         self.tell_end_of_grace(kept);
     }
 
@@ -151,4 +174,69 @@ fn raw(record: &Record) -> RawLease<'_> {
 
 fn source(snapshot: &Snapshot) -> Source {
     Source { cluster: snapshot.cluster, revision: snapshot.next.saturating_sub(1) }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::pin::{Pin, pin};
+    use std::task::Poll;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::model::Vni;
+    use crate::notify::Notifier;
+    use crate::store::{Memory, MemoryStore};
+
+    const NAME: &str = "10.200.2.0-24";
+
+    fn lease(mac: u8) -> String {
+        format!(
+            r#"{{"PublicIP":"10.8.0.2","BackendType":"vxlan","BackendData":{{"VNI":1,"VtepMAC":"02:00:00:00:00:{mac:02x}"}}}}"#
+        )
+    }
+
+    fn own() -> Own {
+        Own {
+            network: "10.200.0.0/16".parse().unwrap(),
+            subnet: "10.200.1.0/24".parse().unwrap(),
+            public_ip: [10, 8, 0, 1].into(),
+            mac: "02:00:00:00:00:01".parse().unwrap(),
+            vni: Vni::DEFAULT,
+            underlay: Vec::new(),
+        }
+    }
+
+    async fn poll<T>(mut future: Pin<&mut impl Future<Output = T>>) -> Poll<T> {
+        std::future::poll_fn(|context| Poll::Ready(future.as_mut().poll(context))).await
+    }
+
+    /// Renewals are written one after the other, until one of them turns the loop.
+    #[tokio::test]
+    async fn renewals_are_no_news_but_a_flood_of_them_lets_the_loop_turn() {
+        let (reporter, _questions, served) = Reporter::new(Notifier::new(None).unwrap(), || Duration::ZERO);
+        let (memory, mut reporter, mut leases) = (Memory::default(), reporter, LeaseSet::new(own()));
+        let key = format!("/net/subnets/{NAME}");
+        memory.set(&key, &lease(2), None);
+        let store = MemoryStore::new(memory.clone(), "/net");
+        let snapshot = store.list().await.unwrap();
+        let raw: Vec<RawLease<'_>> = snapshot.records.iter().map(raw).collect();
+        leases.begin(&raw, source(&snapshot));
+        let mut watch = Watch::new(&store, &snapshot);
+        {
+            let mut news = pin!(next(&mut watch, &mut leases, &mut reporter));
+            assert!(poll(news.as_mut()).await.is_pending());
+            for number in 0..RENEWALS {
+                let revision = memory.set(&key, &lease(2), None);
+                assert!(poll(news.as_mut()).await.is_pending(), "renewal {number}");
+                assert_eq!(served.local.status.borrow().store.revision, revision);
+            }
+            memory.set(&key, &lease(2), None);
+            assert!(matches!(poll(news.as_mut()).await, Poll::Ready(Update::Events(_))));
+        }
+        memory.set(&key, &lease(3), None);
+        let news =
+            tokio::time::timeout(Duration::from_secs(10), next(&mut watch, &mut leases, &mut reporter));
+        let Update::Events(events) = news.await.unwrap() else { panic!("no event") };
+        assert!(matches!(events.as_slice(), [Event::Put(record)] if record.value == lease(3).as_bytes()));
+    }
 }

@@ -128,6 +128,41 @@ fn a_lease_that_is_only_written_again_touches_nothing() {
 }
 
 #[test]
+fn only_what_is_nothing_but_a_renewal_is_taken_over_as_one() {
+    let (mac, other) = ("02:00:00:00:00:02", "02:00:00:00:00:03");
+    let (own_subnet, overlapping) = ("10.200.1.0-24", "10.200.2.0-25");
+    let mut set = LeaseSet::new(own());
+    for (name, value) in [
+        ("10.200.2.0-24", value("10.8.0.2", mac)),
+        ("10.200.3.0-24", "{junk".to_owned()),
+        (own_subnet, value("10.8.0.9", "02:00:00:00:00:09")),
+    ] {
+        put(&mut set, name, &value, 5);
+    }
+    let mut revision = 5;
+    let mut renews = |set: &mut LeaseSet, name: &str, value: &str, created| {
+        revision += 1;
+        let (before, lease) =
+            (format!("{set:?}"), RawLease { name, value: value.as_bytes(), created, modified: revision });
+        let renews = set.put_renewal(&lease);
+        assert_eq!(renews, format!("{set:?}") != before, "its revision is taken over, or nothing is done");
+        renews
+    };
+    assert!(renews(&mut set, "10.200.2.0-24", &value("10.8.0.2", mac), 5));
+    assert!(renews(&mut set, "10.200.3.0-24", "{junk", 5), "it stays as bad as it was");
+    assert!(!renews(&mut set, "10.200.2.0-24", &value("10.8.0.2", other), 5), "another value");
+    assert!(!renews(&mut set, "10.200.2.0-24", &value("10.8.0.2", mac), 6), "created anew");
+    assert!(!renews(&mut set, "10.200.4.0-24", &value("10.8.0.4", other), 5), "not known");
+    assert!(!renews(&mut set, "junk", "junk", 5), "no key of a lease");
+    assert!(
+        !renews(&mut set, own_subnet, &value("10.8.0.9", "02:00:00:00:00:09"), 5),
+        "that it stands there is news"
+    );
+    put(&mut set, overlapping, &value("10.8.0.2", mac), 20);
+    assert!(!renews(&mut set, "10.200.2.0-24", &value("10.8.0.2", mac), 5), "who wrote last has the MAC");
+}
+
+#[test]
 fn an_overlapping_lease_cannot_take_a_peers_mac() {
     let mut set = LeaseSet::new(own());
     put(&mut set, "10.200.2.0-24", &value("10.8.0.2", "02:00:00:00:00:02"), 5);
