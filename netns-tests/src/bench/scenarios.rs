@@ -30,6 +30,8 @@ pub(super) const BARE_FLOOR: &str = "floor: etcd-client";
 const STEPS: [Step; 3] = [Step::Added, Step::Changed, Step::Removed];
 /// How often each step is made.
 const CHANGES: u32 = 100;
+/// How often that is done, at most.
+const CHANGE_RUNS: u32 = 5;
 /// A change that the kernel does not have by then is missed.
 const MISSED: Duration = Duration::from_secs(10);
 /// Writes a second that change nothing.
@@ -159,40 +161,52 @@ impl Bench<'_> {
     /// One lease added, changed, removed: from the write to the kernel's entry, beside the arrival of the same event at a
     /// watch of our own.
     pub(super) fn changes(&mut self, peers: u32) -> Result<()> {
-        for mut bed in self.beds(peers)? {
-            let daemon = bed.start()?.daemon;
+        let mut beds = self.beds(peers)?;
+        for bed in &mut beds {
+            bed.start()?.daemon.stop(Signal::SIGTERM)?;
             bed.monitor.take_precedence()?;
-            let before = processor_time(daemon.process().pid())?;
-            let floor = if bed.subject.api == Api::V3 { Some(bed.client.watch()?) } else { None };
-            let sent = match all_changes(&mut bed, peers) {
-                Err(error) if bed.subject.name != super::OURS => {
-                    println!("{error:#}; no figures of its changes");
-                    continue;
-                }
-                sent => sent?,
-            };
-            let watched = floor.map(|floor| floor.finish_with(sent.len())).transpose()?;
-            let cpu = processor_time(daemon.process().pid())?.saturating_sub(before);
-            let cpu_of_a_change = format!("CPU a change, {peers} peers");
-            self.add(&cpu_of_a_change, "ms", &bed, ms(cpu) / count(sent.len()));
-            if let Some(watched) = &watched {
-                self.results.add(&cpu_of_a_change, "ms", ETCD_FLOOR, ms(watched.cpu) / count(sent.len()));
+        }
+        for _ in 0..self.runs.min(CHANGE_RUNS) {
+            for bed in &mut beds {
+                self.changes_of(bed, peers)?;
+                self.bare_changes(bed, peers)?;
             }
-            daemon.stop(Signal::SIGTERM)?;
-            self.bare_changes(&mut bed, peers)?;
-            for step in STEPS {
-                let name = format!("one lease {}, {peers} peers", word(step));
-                self.quantiles(&name, &bed.subject.name, &until_seen(&sent, step));
-                let Some(watched) = &watched else { continue };
-                self.quantiles(
-                    &format!("{name}, after a watch has it"),
-                    &bed.subject.name,
-                    &after(&sent, step, &watched.arrivals),
-                );
-                let starts = sent.iter().zip(&watched.arrivals).filter(|((other, ..), _)| *other == step);
-                let times: Sample = starts.map(|((_, start, _), at)| ms(*at - *start)).collect();
-                self.quantiles(&name, ETCD_FLOOR, &times);
+        }
+        Ok(())
+    }
+
+    /// Of the daemon, which finds everything as it left it.
+    fn changes_of(&mut self, bed: &mut Bed, peers: u32) -> Result<()> {
+        let daemon = bed.start_awaiting(0)?.daemon;
+        let before = processor_time(daemon.process().pid())?;
+        let floor = if bed.subject.api == Api::V3 { Some(bed.client.watch()?) } else { None };
+        let sent = match all_changes(bed, peers) {
+            Err(error) if bed.subject.name != super::OURS => {
+                println!("{error:#}; no figures of its changes");
+                return daemon.stop(Signal::SIGTERM).map(drop);
             }
+            sent => sent?,
+        };
+        let watched = floor.map(|floor| floor.finish_with(sent.len())).transpose()?;
+        let cpu = processor_time(daemon.process().pid())?.saturating_sub(before);
+        let cpu_of_a_change = format!("CPU a change, {peers} peers");
+        self.add(&cpu_of_a_change, "ms", bed, ms(cpu) / count(sent.len()));
+        if let Some(watched) = &watched {
+            self.results.add(&cpu_of_a_change, "ms", ETCD_FLOOR, ms(watched.cpu) / count(sent.len()));
+        }
+        daemon.stop(Signal::SIGTERM)?;
+        for step in STEPS {
+            let name = format!("one lease {}, {peers} peers", word(step));
+            self.quantiles(&name, &bed.subject.name, &until_seen(&sent, step));
+            let Some(watched) = &watched else { continue };
+            self.quantiles(
+                &format!("{name}, after a watch has it"),
+                &bed.subject.name,
+                &after(&sent, step, &watched.arrivals),
+            );
+            let starts = sent.iter().zip(&watched.arrivals).filter(|((other, ..), _)| *other == step);
+            let times: Sample = starts.map(|((_, start, _), at)| ms(*at - *start)).collect();
+            self.quantiles(&name, ETCD_FLOOR, &times);
         }
         Ok(())
     }
