@@ -62,7 +62,9 @@ fn a_lease_that_covers_etcd_or_the_way_to_it_cuts_nobody_off() -> Result<()> {
     node.run("ip route add 10.8.0.101 via 10.200.243.1 dev eth0 onlink")?;
     let mut daemon = Flanneld::start(node, &lab.options(1).flag("etcd-endpoints", endpoints))?;
     daemon.wait_ready()?;
-    let _other = lab.flanneld(2)?;
+    let peer = lab.flanneld(2)?;
+    // Ready says that a node reaches the others, not that they have heard of it.
+    [&daemon, &peer].into_iter().try_for_each(|daemon| lab.wait_node_converged(daemon))?;
     let (ping, other) = (lab.ping(1, 2)?, lab.lease(2)?.subnet);
     for third in [240, 241, 242, 243] {
         let value = lease::value(&format!("10.8.0.{third}"), &format!("02:00:00:00:00:{third:02x}"));

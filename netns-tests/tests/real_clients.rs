@@ -208,5 +208,6 @@ fn a_server_is_reached_and_killed_while_subnet_env_is_gone(
     node.run(&format!("rm {SUBNET_FILE}"))?;
     containerd.ctr(&["task", "kill", "--signal", "SIGKILL", "web"])?;
     ctr.wait(SOON)?;
-    ensure_nothing_is_held(node)
+    // The kernel takes the veth along with the namespace, in its own time.
+    eventually(SOON, "nothing is held", || ensure_nothing_is_held(node))
 }

@@ -279,7 +279,7 @@ impl LeaseSet {
     }
 
     /// Takes over one key if another node only wrote its lease again, as Go nodes do to renew it, and nothing follows from that.
-    /// Otherwise nothing is done. Whoever holds our own subnet never only renews.
+    /// Otherwise nothing is done. A write to the key of our own subnet is always news.
     pub fn put_renewal(&mut self, lease: &RawLease<'_>) -> bool {
         if lease.created == lease.modified {
             // Created just now.

@@ -127,8 +127,9 @@ async fn twice<F: Future>(attempt: impl Fn() -> F) -> F::Output {
 }
 
 /// Requests are small and waited for. A peer that vanished without a word, or a way to it that lost its state, is noticed within
-/// five seconds of silence: by the kernels on both sides, which wake no process for it. What etcd tells is acknowledged with what we
-/// send next, or with what it tells next: otherwise each event costs a packet, sent by the system call that reads the event.
+/// five seconds of silence: by the kernels on both sides, which wake no process for it. While
+/// events follow each other closely they are acknowledged together: otherwise each costs a packet, sent by the system call that reads
+/// it. (After a pause the kernel acknowledges each again, tcp(7).)
 fn prepare(tcp: &TcpStream) -> io::Result<()> {
     tcp.set_nodelay(true)?;
     let keepalive = TcpKeepalive::new()
@@ -176,7 +177,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_vanished_peer_is_noticed_by_keepalive_and_what_it_says_is_not_acknowledged_at_once() {
+    async fn a_vanished_peer_is_noticed_by_keepalive() {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let tcp = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         prepare(&tcp).unwrap();

@@ -30,7 +30,7 @@ pub(super) const BARE_FLOOR: &str = "floor: etcd-client";
 const STEPS: [Step; 3] = [Step::Added, Step::Changed, Step::Removed];
 /// How often each step is made.
 const CHANGES: u32 = 100;
-/// How often that is done, at most.
+/// So often all of them are made and measured, at most.
 const CHANGE_RUNS: u32 = 5;
 /// A change that the kernel does not have by then is missed.
 const MISSED: Duration = Duration::from_secs(10);

@@ -233,6 +233,11 @@ mod tests {
             memory.set(&key, &lease(2), None);
             assert!(matches!(poll(news.as_mut()).await, Poll::Ready(Update::Events(_))));
         }
+        assert_eq!(
+            leases.revision(),
+            served.local.status.borrow().store.revision,
+            "how far the store has counted"
+        );
         memory.set(&key, &lease(3), None);
         let news =
             tokio::time::timeout(Duration::from_secs(10), next(&mut watch, &mut leases, &mut reporter));
