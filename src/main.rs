@@ -148,8 +148,8 @@ fn stop_signal(mut reloader: Reloader) -> anyhow::Result<impl Future<Output = ()
     }))
 }
 
-/// Runs `future` as a task of its own. Between what `block_on` runs itself and the tasks the runtime asks the kernel for events
-/// each time: for each change of a lease, since the connection to the store is a task.
+/// Runs `future` as a task of its own: from a task to the future that `block_on` runs itself the way goes through a system call, which
+/// asks the kernel for events. The connection to the store is a task, so that would be once for each change of a lease.
 async fn as_a_task<T: Send + 'static>(future: impl Future<Output = T> + Send + 'static) -> T {
     match tokio::spawn(future).await {
         Ok(value) => value,

@@ -41,8 +41,9 @@ pub(super) struct DataPlane<K> {
     pub(super) leases: LeaseSet,
     /// A part of the store was never read: entries that belong to no known lease may be those of its peers.
     pub(super) keep_unknown: bool,
+    /// The device as it should be.
     device: Device,
-    /// What is watched and observed: the overlay network, and the names in `vtep`.
+    /// What is watched and observed: the overlay network, and the names in `device`.
     scope: Scope,
     direct_routing: bool,
     direct: BTreeSet<Ipv4Addr>,
@@ -98,7 +99,8 @@ impl<K: Kernel> DataPlane<K> {
         }
     }
 
-    /// The leases, and the wait for changes of the kernel by others, which goes on meanwhile. Cancel-safe.
+    /// The leases, and the wait for changes of the kernel by others, apart: a lease may be taken over while that goes on.
+    /// Cancel-safe.
     pub(super) fn leases_and_changes(&mut self) -> (&mut LeaseSet, impl Future<Output = Vec<Change>>) {
         let Self { leases, kernel, unseen, .. } = self;
         let changes =

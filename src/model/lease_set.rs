@@ -21,6 +21,7 @@ use std::time::Duration;
 use ipnetwork::Ipv4Network;
 
 use super::lease::parse_key;
+use super::two_stores::Origin;
 use super::{LeaseAttrs, MacAddr, NodeId, Vni};
 pub use skip::{Rival, Skip, Skipped, Writer};
 use skip::{bad_key, judge_alone};
@@ -315,7 +316,8 @@ impl LeaseSet {
 
     fn note_revision(&mut self, lease: &RawLease<'_>) {
         if let Some(source) = &mut self.source {
-            source.revision = source.revision.max(lease.modified);
+            // A list's revision names no store, as that of a key does when there are two.
+            source.revision = source.revision.max(Origin::of(lease.modified).1);
         }
     }
 

@@ -127,9 +127,9 @@ async fn twice<F: Future>(attempt: impl Fn() -> F) -> F::Output {
 }
 
 /// Requests are small and waited for. A peer that vanished without a word, or a way to it that lost its state, is noticed within
-/// five seconds of silence: by the kernels on both sides, which wake no process for it. While
-/// events follow each other closely they are acknowledged together: otherwise each costs a packet, sent by the system call that reads
-/// it. (After a pause the kernel acknowledges each again, tcp(7).)
+/// five seconds of silence: by the kernels on both sides, which wake no process for it. While events follow each other closely they
+/// are acknowledged together: otherwise each costs a packet, sent by the system call that reads it. (After a pause the kernel
+/// acknowledges each again, tcp(7).)
 fn prepare(tcp: &TcpStream) -> io::Result<()> {
     tcp.set_nodelay(true)?;
     let keepalive = TcpKeepalive::new()

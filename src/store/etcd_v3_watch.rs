@@ -80,7 +80,6 @@ impl ChangesV3 {
 impl Changes for ChangesV3 {
     async fn next(&mut self) -> Result<Batch, Broken> {
         let message = tokio::select! {
-            biased;
             message = self.stream.message() => message,
             () = self.moved.wait() => return Err(Broken::Moved),
         };

@@ -328,6 +328,23 @@ fn a_list_is_as_old_as_the_question_for_it_and_events_may_overtake_it() {
     assert!(list(&mut set, &leases, (7, asked - 1), 10).replaced.is_some(), "older than the question");
 }
 
+#[test]
+fn a_key_of_one_of_two_stores_does_not_make_the_next_list_an_old_one() {
+    let (mut leases, mut set) = three_peers();
+    let (name, value) = ("10.200.9.0-24", value("10.8.0.9", "02:00:00:00:00:09"));
+    let written = |modified| RawLease {
+        name,
+        value: value.as_bytes(),
+        created: Origin::V2.created(101),
+        modified: Origin::V2.modified(modified),
+    };
+    set.put(&written(101));
+    assert!(set.put_renewal(&written(102)));
+    assert_eq!(set.revision(), 102);
+    leases.push((name.to_owned(), value.clone()));
+    assert_eq!(list(&mut set, &leases, (7, 202), 10).replaced, None);
+}
+
 #[derive(Debug, Clone)]
 enum Step {
     Put { slot: u32, length: u8, ip: u8, mac: u8, junk: bool },
