@@ -49,6 +49,12 @@ impl ConfigList {
         Ok(Self { list, folders: vec![own, DEBIAN_PLUGINS.to_owned()] })
     }
 
+    /// This list, whose plugins are looked for in these folders.
+    #[must_use]
+    pub fn new(list: Value, folders: &[&str]) -> Self {
+        Self { list, folders: folders.iter().map(|folder| (*folder).to_owned()).collect() }
+    }
+
     /// Runs ADD through the plugins, each getting its predecessor's result, and returns the last result.
     ///
     /// # Errors

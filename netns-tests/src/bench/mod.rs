@@ -7,6 +7,7 @@
 //! ```
 
 mod bed;
+mod chain;
 pub mod counts;
 mod etcd;
 mod grpc;
@@ -95,8 +96,10 @@ pub fn run(args: &BenchArgs) -> Result<()> {
     let mut columns: Vec<String> = subjects.iter().map(|subject| subject.name.clone()).collect();
     let others = plugins(args)?.into_iter().map(|(name, _)| name);
     columns.extend(others.filter(|name| name != OURS));
-    columns
-        .extend([BARE_FLOOR, KERNEL_FLOOR, ETCD_FLOOR, plugin::BARE, traffic::UNDERLAY].map(str::to_owned));
+    columns.extend(
+        [BARE_FLOOR, KERNEL_FLOOR, ETCD_FLOOR, plugin::BARE, chain::BRIDGE, traffic::UNDERLAY]
+            .map(str::to_owned),
+    );
     columns.retain(|column| results.has(column));
     let text = format!("{}\n{}", header(args)?, results.markdown(&columns));
     println!("\n{text}");
@@ -139,7 +142,8 @@ fn measure(
     results: &mut Results,
 ) -> Result<()> {
     if scenario == "plugin" {
-        return plugin::measure(&plugins(args)?, results);
+        plugin::measure(&plugins(args)?, results)?;
+        return chain::measure(&plugins(args)?, results);
     }
     let ours = subjects.first().context("no daemon to measure")?;
     if scenario == "traffic" {

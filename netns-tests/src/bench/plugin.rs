@@ -12,7 +12,7 @@ use super::report::Results;
 use super::sample::ms;
 use crate::binaries;
 
-const SUBNET_ENV: &str =
+pub(super) const SUBNET_ENV: &str =
     "FLANNEL_NETWORK=10.200.0.0/16\nFLANNEL_SUBNET=10.200.17.1/24\nFLANNEL_MTU=1450\nFLANNEL_IPMASQ=true\n";
 /// Calls of each kind; they are short.
 const CALLS: usize = 100;
