@@ -189,14 +189,18 @@ async fn a_paused_member_is_left<S: LeaseStore>(open: fn(&Config) -> S, metric: 
     let servers = cluster(&["--enable-v2"]).await;
     let all = config(&servers.iter().collect::<Vec<_>>());
     let (watching, writing) = (open(&all), open(&all));
+    // A long poll has just been answered with the first key: the next one is on its way.
     let pause = async || {
-        for server in &servers {
-            let metrics = server.http("GET", "/metrics", "").await;
-            if metrics.lines().any(|line| line == format!("{metric} 1")) {
-                return server.signal(nix::libc::SIGSTOP);
+        let watched = eventually("a member with a watcher", async || {
+            for server in &servers {
+                let metrics = server.http("GET", "/metrics", "").await;
+                if metrics.lines().any(|line| line == format!("{metric} 1")) {
+                    return Some(server);
+                }
             }
-        }
-        panic!("no member has a watcher");
+            None
+        });
+        watched.await.signal(nix::libc::SIGSTOP);
     };
     is_told_after_a_silence(&watching, &writing, pause).await;
     for server in &servers {
