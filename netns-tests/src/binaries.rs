@@ -144,7 +144,7 @@ fn cargo_build(words: &[&str], flags: Option<&str>) -> Result<()> {
 }
 
 /// A target whose binaries are static, and the flags it takes: musl where the toolchain has it, else glibc.
-fn static_target() -> Result<(String, Option<&'static str>)> {
+pub(crate) fn static_target() -> Result<(String, Option<&'static str>)> {
     let of = |libc: &str| format!("{}-unknown-linux-{libc}", std::env::consts::ARCH);
     let musl = of("musl");
     let words = ["--print", "target-libdir", "--target", &musl];

@@ -93,7 +93,7 @@ impl IfName {
         &self.0
     }
 
-    /// The name the daemon gives the device of a VNI: `flannel.VNI`.
+    /// The name the daemon gives the device of a VNI: `flannel.VNI`. A name up to 9999999, which the network config sees to.
     #[must_use]
     pub fn of_vtep(vni: Vni) -> Self {
         Self(format!("flannel.{vni}"))

@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 use ipnetwork::Ipv4Network;
 
 use super::json::FoldedObject;
-use super::{Mtu, TxChecksum, Vni};
+use super::{IfName, Mtu, TxChecksum, Vni};
 
 /// A valid network config.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -216,6 +216,12 @@ fn vxlan(backend: &FoldedObject<'_>) -> Result<VxlanConfig, ConfigError> {
         None => Vni::DEFAULT,
         Some(number) => Vni::try_from(number).map_err(|error| rule("Backend.VNI", error.to_string()))?,
     };
+    let device = IfName::of_vtep(vni).to_string();
+    if device.parse::<IfName>().is_err() {
+        let problem =
+            format!("{vni} is above 9999999: {device} has more characters than the name of a device may");
+        return Err(rule("Backend.VNI", problem));
+    }
     let mtu = match get::<u64>(backend, "MTU")? {
         None | Some(0) => None,
         Some(bytes) => Some(Mtu::try_from(bytes).map_err(|error| rule("Backend.MTU", error.to_string()))?),
@@ -308,6 +314,14 @@ mod tests {
             (
                 r#""Network":"10.0.0.0/16","SubnetMin":"10.0.9.0","SubnetMax":"10.0.8.0""#,
                 "SubnetMin: 10.0.9.0 is above",
+            ),
+            (
+                r#""Network":"10.0.0.0/16","Backend":{"Type":"vxlan","VNI":16777216}"#,
+                "Backend.VNI: VNI 16777216 is out of range",
+            ),
+            (
+                r#""Network":"10.0.0.0/16","Backend":{"Type":"vxlan","VNI":10000000}"#,
+                "Backend.VNI: 10000000 is above 9999999: flannel.10000000 has more",
             ),
             (
                 r#""Network":"10.0.0.0/16","Backend":{"Type":"vxlan","TxChecksum":"OFF"}"#,

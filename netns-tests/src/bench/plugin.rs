@@ -27,6 +27,8 @@ pub(super) fn measure(plugins: &[(String, PathBuf)], results: &mut Results) -> R
         results.add("CNI plugin, binary", "MB", name, super::bed::megabytes(program)?);
     }
     results.add("CNI plugin, binary", "MB", BARE, super::bed::megabytes(&bare)?);
+    let empty = compile_empty(folder.path())?;
+    results.add("an empty Rust program, built as the plugin is", "MB", BARE, super::bed::megabytes(&empty)?);
     std::fs::write(folder.path().join("subnet.env"), SUBNET_ENV)?;
     let shown = folder.path().display();
     let config = |data: &Path| {
@@ -148,6 +150,22 @@ fn compile(folder: &Path, name: &str, text: &str) -> Result<PathBuf> {
     Ok(program)
 }
 
+/// `fn main() {}` with the target of the plugin and what the release profile says: the least that a Rust program has.
+fn compile_empty(folder: &Path) -> Result<PathBuf> {
+    let (source, program) = (folder.join("empty.rs"), folder.join("empty"));
+    std::fs::write(&source, "fn main() {}")?;
+    let (target, flags) = binaries::static_target()?;
+    let profile = "-C opt-level=s -C lto=fat -C codegen-units=1 -C panic=abort -C strip=symbols";
+    let mut rustc = Command::new("rustc");
+    rustc
+        .args(["--target", &target])
+        .args(profile.split(' '))
+        .args(flags.unwrap_or_default().split_whitespace());
+    let status = rustc.arg("-o").arg(&program).arg(&source).status().context("run rustc")?;
+    ensure!(status.success(), "an empty program does not compile");
+    Ok(program)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -158,7 +176,7 @@ mod tests {
         let mut results = Results::default();
         measure(&plugin, &mut results).unwrap();
         let text = results.markdown(&["ours".to_owned(), BARE.to_owned()]);
-        assert_eq!(text.lines().count(), 9, "{text}");
+        assert_eq!(text.lines().count(), 10, "{text}");
         assert!(text.contains("| CNI ADD, largest resident memory | MiB | "), "{text}");
         assert!(text.contains("| CNI DEL, the plugin's own time | ms | "), "{text}");
     }
