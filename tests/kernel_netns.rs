@@ -45,6 +45,10 @@ fn in_namespace_with(buffers: ReceiveBuffers, test: impl AsyncFnOnce(Node) + Sen
         run("ip addr add 10.8.0.111/24 dev wg0");
         run("ip link set wg0 up");
         run("ip link set far0 up");
+        // The kernel tells of carriers later, and the tests shall not hear of these.
+        while run("ip -j link").matches(r#""operstate":"UP""#).count() < 2 {
+            std::thread::sleep(Duration::from_millis(1));
+        }
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
             let kernel = LinuxKernel::open(buffers).unwrap();

@@ -223,13 +223,13 @@ async fn a_config_in_v3_alone_is_used_and_not_copied(pair: impl Pair) {
 
 async fn a_lease_is_held_and_renewed_in_both(pair: impl Pair) {
     let store = pair.store();
-    let ttl = Duration::from_secs(2);
+    let ttl = Duration::from_secs(6);
     let mut mine = held(store.create(subnet(1), &attrs(1), ttl).await.unwrap());
     pair.both_hold(1, Some((json(1), false))).await;
-    let until = tokio::time::Instant::now() + ttl * 2;
+    let until = tokio::time::Instant::now() + ttl + Duration::from_secs(2);
     while tokio::time::Instant::now() < until {
         mine = renewed(&store, &mine).await;
-        tokio::time::sleep(ttl / 10).await;
+        tokio::time::sleep(ttl / 20).await;
     }
     pair.both_hold(1, Some((json(1), false))).await;
     // A later start adopts both by the handle that the list gives.

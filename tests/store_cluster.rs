@@ -36,15 +36,19 @@ fn is_put(event: &Event, number: u8) -> bool {
 
 /// Holds the leader up: its position and its id. For about a second nobody leads.
 async fn stop_leader(servers: &[Server]) -> (usize, u64) {
-    for (position, server) in servers.iter().enumerate() {
-        let status = server.client().await.status().await.unwrap();
-        let id = status.header().unwrap().member_id();
-        if status.leader() == id {
-            server.signal(nix::libc::SIGSTOP);
-            return (position, id);
+    let (position, id) = eventually("a leader", async || {
+        for (position, server) in servers.iter().enumerate() {
+            let status = server.client().await.status().await.ok()?;
+            let id = status.header().unwrap().member_id();
+            if status.leader() == id {
+                return Some((position, id));
+            }
         }
-    }
-    panic!("no leader");
+        None
+    })
+    .await;
+    servers[position].signal(nix::libc::SIGSTOP);
+    (position, id)
 }
 
 /// Waits until the others have another one, and lets the former go on.
@@ -142,17 +146,23 @@ async fn a_token_that_ran_out_under_a_watch_is_replaced() {
     }
 }
 
+async fn client_of(server: &Server, config: &Config) -> etcd_client::Client {
+    let login = ConnectOptions::new().with_user(&config.username, &config.password);
+    etcd_client::Client::connect([&server.url], Some(login)).await.unwrap()
+}
+
 #[tokio::test]
 async fn a_change_of_users_does_not_end_a_login() {
     let (server, proxy, config) = with_short_tokens().await;
     let store = v3(&config);
     let mine = held(store.create(subnet(1), &attrs(1), DAY).await.unwrap());
     let mut watching = Watching::from(&store, store.list().await.unwrap().next);
-    let login = ConnectOptions::new().with_user(&config.username, &config.password);
-    let mut client = etcd_client::Client::connect([&server.url], Some(login)).await.unwrap();
+    let mut client = client_of(&server, &config).await;
     // etcd refuses every older token then: "revision of auth store is old".
     client.user_add("somebody", "else", None).await.unwrap();
     renewed(store.renew(&mine, DAY).await.unwrap());
+    // This client's own login is short, too.
+    let mut client = client_of(&server, &config).await;
     client.user_delete("somebody").await.unwrap();
     proxy.cut();
     held(store.create(subnet(2), &attrs(2), DAY).await.unwrap());

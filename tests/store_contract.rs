@@ -277,16 +277,16 @@ async fn a_reservation_stays_one(lab: impl Lab) {
 
 async fn a_renewal_prolongs_without_an_event(lab: impl Lab) {
     let store = lab.store();
-    let ttl = Duration::from_secs(2);
+    let ttl = Duration::from_secs(6);
     let mut mine = held(store.create(subnet(1), &attrs(1), ttl).await.unwrap());
     let mut watching = Watching::from(&store, store.list().await.unwrap().next);
-    let until = tokio::time::Instant::now() + ttl * 2;
+    let until = tokio::time::Instant::now() + ttl + Duration::from_secs(2);
     while tokio::time::Instant::now() < until {
         match store.renew(&mine, ttl).await.unwrap() {
             Renewal::Held(held) => mine = held,
             Renewal::Lost(record) => panic!("lost: {record:?}"),
         }
-        tokio::time::sleep(ttl / 10).await;
+        tokio::time::sleep(ttl / 20).await;
     }
     assert_eq!(only_record(&store).await.lease, mine.lease);
     // The first that is heard of the key is its end, when nobody renews it any more.

@@ -12,7 +12,7 @@ use crate::eventually::eventually;
 use crate::node::Node;
 
 /// A killed process leaves its group a moment after it is gone for everybody else.
-const PATIENCE: Duration = Duration::from_secs(5);
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Where the containers of a node belong, as `--cgroup-parent` names it: `/flannel-lab-XXXXXX/node1`.
 ///

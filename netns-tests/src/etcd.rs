@@ -281,7 +281,7 @@ impl Etcd {
         let endpoints = if self.tls { LOOPBACK.to_owned() } else { urls.join(",") };
         command.env("ETCDCTL_API", "3").arg(format!("--endpoints={endpoints}"));
         command.envs(self.login.iter().map(|login| ("ETCDCTL_USER", login)));
-        command.args(["--dial-timeout=1s", "--command-timeout=3s"]).args(arguments).stdin(Stdio::null());
+        command.args(["--dial-timeout=1s", "--command-timeout=10s"]).args(arguments).stdin(Stdio::null());
         let output = node.output(&mut command, &Entry::Node)?;
         if !output.status.success() {
             bail!("etcdctl {}: {}", arguments.join(" "), String::from_utf8_lossy(&output.stderr).trim());

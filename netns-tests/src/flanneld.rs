@@ -227,6 +227,19 @@ impl Flanneld {
         Ok(ready.at - self.started)
     }
 
+    /// Waits until the firewall's rules are in force: the daemon is ready without them when they take long.
+    ///
+    /// # Errors
+    /// When it does not tell so.
+    pub fn wait_rules(&self) -> Result<()> {
+        eventually(DEADLINE, "firewall rules", || {
+            let log = self.process.log();
+            let of_this_start = log.rsplit("flanneld starts").next().unwrap_or_default();
+            ensure!(of_this_start.contains("firewall rules are in force"), "not in the log:\n{log}");
+            Ok(())
+        })
+    }
+
     /// Ends it with a signal and returns its exit status.
     ///
     /// # Errors

@@ -49,7 +49,7 @@ impl Recorder {
             }
         });
         let recorder = Self { node: Arc::clone(node), child, lines, reader: Some(reader) };
-        eventually(DEADLINE, "ip monitor listens", || recorder.mark())?;
+        eventually(DEADLINE, "ip monitor listens", || recorder.mark(Duration::from_millis(500)))?;
         recorder.take();
         Ok(recorder)
     }
@@ -68,7 +68,7 @@ impl Recorder {
     /// # Errors
     /// When `ip monitor` has ended.
     pub fn timed_changes(&self, device: &str) -> Result<Vec<(Instant, String)>> {
-        self.mark()?;
+        self.mark(DEADLINE)?;
         let mut lines = self.take();
         lines.retain(|(_, line)| !line.contains(MARK));
         lines.retain(|(_, line)| !line.starts_with("[NEIGH]") || line.contains(&format!(" {device} ")));
@@ -87,11 +87,11 @@ impl Recorder {
     }
 
     /// Adds and removes the mark and waits until its removal was heard.
-    fn mark(&self) -> Result<()> {
+    fn mark(&self, patience: Duration) -> Result<()> {
         let seen = self.removals();
         self.node.run(&format!("ip route add blackhole {MARK}"))?;
         self.node.run(&format!("ip route delete blackhole {MARK}"))?;
-        eventually(Duration::from_millis(500), "the mark in ip monitor", || {
+        eventually(patience, "the mark in ip monitor", || {
             ensure!(self.removals() > seen, "not heard");
             Ok(())
         })

@@ -18,6 +18,7 @@ fn after_our_daemon(name: &str, firewall: &str) -> Result<(Recorded, Lab)> {
     let options = lab.options(1).flag("ip-masq", "true").flag("firewall", firewall);
     let mut daemon = Flanneld::start(lab.node(1)?, &options)?;
     daemon.wait_ready()?;
+    daemon.wait_rules()?;
     assert!(daemon.stop(Signal::SIGTERM)?.success());
     Ok((recorded, lab))
 }

@@ -20,8 +20,9 @@ fn with_blackhole(lab: &Lab, on: &str) -> Result<Flanneld> {
 fn a_blackhole_is_kept_beside_the_pods_and_goes_with_the_option() -> Result<()> {
     let lab = Lab::start(&Spec { nodes: 2, ..Spec::default() })?;
     let node = lab.node(1)?;
-    let _peer = lab.flanneld(2)?;
+    let peer = lab.flanneld(2)?;
     let daemon = with_blackhole(&lab, "true")?;
+    lab.wait_node_converged(&peer)?;
     let subnet = lab.lease(1)?.subnet;
     let ours = format!("blackhole {subnet} proto 149 scope global metric 4294967295 \n");
     assert_eq!(blackholes(&lab)?, ours);

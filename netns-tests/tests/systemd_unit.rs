@@ -171,7 +171,11 @@ fn the_shipped_unit_runs_closed_in_watched_and_restarted() -> Result<()> {
         } else {
             "iptables -t nat -S FLANNEL-POSTRTG"
         };
-        assert!(node.run(rules)?.to_lowercase().contains("masquerade"), "{firewall}");
+        eventually(lab::CONVERGENCE, "rules", || {
+            let shown = node.run(rules)?;
+            ensure!(shown.to_lowercase().contains("masquerade"), "{firewall}: {shown}");
+            Ok(())
+        })?;
         eventually(lab::CONVERGENCE, "systemctl status", || {
             let status = property(&node, UNIT, "StatusText")?;
             ensure!(status.contains("peers: 1"), "{status}");

@@ -261,7 +261,8 @@ async fn in_time<T>(limit: Duration, work: impl Future<Output = Result<T, Failur
 
 /// Whether these are HTTP's words for a connection that the server closed without an answer.
 fn is_cut(reason: &str) -> bool {
-    reason.starts_with("connection closed") || reason.contains("broken pipe")
+    reason.starts_with("connection closed")
+        || ["broken pipe", "onnection reset"].iter().any(|words| reason.contains(words))
 }
 
 #[cfg(test)]

@@ -89,7 +89,7 @@ pub async fn etcd_on(scheme: &str, extra: &[&str]) -> Server {
         let [client, peer] = free_ports();
         let (url, peer) = (format!("{scheme}://127.0.0.1:{client}"), format!("http://127.0.0.1:{peer}"));
         let server = member("one", &url, &peer, &format!("one={peer}"), extra);
-        if let Some(server) = ready(server, scheme == "https").await {
+        if let Some(server) = ready(server).await {
             return server;
         }
     }
@@ -111,7 +111,7 @@ pub async fn cluster(extra: &[&str]) -> Vec<Server> {
             .collect();
         let mut servers = Vec::new();
         for server in started {
-            match ready(server, false).await {
+            match ready(server).await {
                 Some(server) => servers.push(server),
                 None => continue 'again,
             }
@@ -146,14 +146,13 @@ fn member(name: &str, url: &str, peer: &str, all: &str, extra: &[&str]) -> Serve
 }
 
 /// Waits until the server serves; `None` if it ended instead (its port was taken meanwhile).
-async fn ready(mut server: Server, encrypted: bool) -> Option<Server> {
+async fn ready(mut server: Server) -> Option<Server> {
     let deadline = Instant::now() + PATIENCE;
     loop {
         if server.child.try_wait().unwrap().is_some() {
             return None;
         }
-        let serving = if encrypted { accepts(&server).await } else { is_healthy(&server).await };
-        if serving {
+        if serves(&server).await {
             return Some(server);
         }
         assert!(Instant::now() < deadline, "etcd does not answer:\n{}", server.log());
@@ -161,8 +160,16 @@ async fn ready(mut server: Server, encrypted: bool) -> Option<Server> {
     }
 }
 
-async fn accepts(server: &Server) -> bool {
-    server.log().contains("serving client requests") && TcpStream::connect(server.address()).await.is_ok()
+/// Whether it says that it serves, and does. Another test's server may answer at our port before ours finds that out.
+async fn serves(server: &Server) -> bool {
+    if !server.log().lines().any(|line| line.contains("serving") && line.contains(" client ")) {
+        return false;
+    }
+    if server.url.starts_with("https") {
+        TcpStream::connect(server.address()).await.is_ok()
+    } else {
+        is_healthy(server).await
+    }
 }
 
 async fn is_healthy(server: &Server) -> bool {
@@ -194,12 +201,7 @@ impl Server {
             std::fs::remove_dir_all(self.dir.path().join("data")).unwrap();
         }
         self.child = spawn(&self.dir, &self.args);
-        let serves = async || {
-            let serves =
-                if self.url.starts_with("https") { accepts(self).await } else { is_healthy(self).await };
-            serves.then_some(())
-        };
-        eventually("etcd serves again", serves).await;
+        eventually("etcd serves again", async || serves(self).await.then_some(())).await;
     }
 
     pub fn signal(&self, signal: nix::libc::c_int) {

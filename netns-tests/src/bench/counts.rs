@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
@@ -84,12 +84,12 @@ impl Counted {
         Ok(Start { calls, requests })
     }
 
-    /// The system calls, by name, with which a running daemon takes over new peers that are written one after the other. They stay
-    /// in the store.
+    /// The system calls, by name, with which a running daemon takes over new peers that are written one after the other, and how
+    /// long that took. They stay in the store.
     ///
     /// # Errors
     /// When the daemon does not do its work.
-    pub fn additions(&mut self, number: u32) -> Result<BTreeMap<String, usize>> {
+    pub fn additions(&mut self, number: u32) -> Result<(BTreeMap<String, usize>, Duration)> {
         let bed = &mut self.0;
         let trace = bed.lab.node(1)?.folder().join("calls");
         let options = bed.options().under(&traced(&trace.to_string_lossy()));
@@ -98,19 +98,19 @@ impl Counted {
         let calls_until_now =
             || Ok::<_, anyhow::Error>(calls(&fs::read_to_string(&trace).context("read the trace")?));
         let before = calls_until_now()?;
-        let present = u32::try_from(bed.peers.len())?;
+        let (present, start) = (u32::try_from(bed.peers.len())?, Instant::now());
         for peer in (present..present + number).map(Peer::new) {
             bed.monitor.reset();
             bed.client.put(peer)?;
             bed.monitor.wait_step(Step::Added, peer.subnet(), PATIENCE)?;
         }
-        let mut calls = calls_until_now()?;
+        let (mut calls, took) = (calls_until_now()?, start.elapsed());
         calls.retain(|name, count| {
             *count -= before.get(name).copied().unwrap_or_default();
             *count > 0
         });
         bed.forget(daemon)?;
-        Ok(calls)
+        Ok((calls, took))
     }
 
     /// A restart that finds everything right.
