@@ -13,7 +13,7 @@
 
 use std::net::Ipv4Addr;
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use flanneld::kernel::{Change, Kernel, LinuxKernel, ReceiveBuffers, Scope};
 use flanneld::model::device::DeviceStep;
@@ -46,7 +46,13 @@ fn in_namespace_with(buffers: ReceiveBuffers, test: impl AsyncFnOnce(Node) + Sen
         run("ip link set wg0 up");
         run("ip link set far0 up");
         // The kernel tells of carriers later, and the tests shall not hear of these.
-        while run("ip -j link").matches(r#""operstate":"UP""#).count() < 2 {
+        let deadline = Instant::now() + Duration::from_secs(30);
+        loop {
+            let links = run("ip -j link");
+            if links.matches(r#""operstate":"UP""#).count() == 2 {
+                break;
+            }
+            assert!(Instant::now() < deadline, "no carrier: {links}");
             std::thread::sleep(Duration::from_millis(1));
         }
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();

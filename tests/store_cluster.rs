@@ -113,10 +113,15 @@ async fn with_short_tokens() -> (Server, Proxy, Config) {
     (server, proxy, config)
 }
 
+/// A plain client that has just logged in.
+async fn client_of(server: &Server, config: &Config) -> etcd_client::Client {
+    let login = ConnectOptions::new().with_user(&config.username, &config.password);
+    etcd_client::Client::connect([&server.url], Some(login)).await.unwrap()
+}
+
 /// Waits until a token that is taken now has run out, and with it every older one.
 async fn tokens_run_out(server: &Server, config: &Config) {
-    let login = ConnectOptions::new().with_user(&config.username, &config.password);
-    let client = etcd_client::Client::connect([&server.url], Some(login)).await.unwrap();
+    let client = client_of(server, config).await;
     let refused =
         eventually("the token runs out", async || client.kv_client().get("/x", None).await.err()).await;
     assert!(
@@ -144,11 +149,6 @@ async fn a_token_that_ran_out_under_a_watch_is_replaced() {
         held(another.create(subnet(number + 1), &attrs(number + 1), DAY).await.unwrap());
         seen(&mut watching, number + 1).await;
     }
-}
-
-async fn client_of(server: &Server, config: &Config) -> etcd_client::Client {
-    let login = ConnectOptions::new().with_user(&config.username, &config.password);
-    etcd_client::Client::connect([&server.url], Some(login)).await.unwrap()
 }
 
 #[tokio::test]

@@ -256,7 +256,7 @@ async fn everything_works<S: LeaseStore>(store: &S) {
 async fn a_slow_member_is_waited_for() {
     let server = etcd(&["--enable-v2"]).await;
     let proxy = Proxy::to(&server).await;
-    proxy.slow_down(Duration::from_millis(600));
+    proxy.slow_down(Duration::from_secs(1));
     let config = Config { username: "root".to_owned(), password: "x".to_owned(), ..proxy.config() };
     everything_works(&v3(&config)).await;
     everything_works(&v2(&config)).await;

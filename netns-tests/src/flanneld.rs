@@ -233,11 +233,16 @@ impl Flanneld {
     /// When it does not tell so.
     pub fn wait_rules(&self) -> Result<()> {
         eventually(DEADLINE, "firewall rules", || {
-            let log = self.process.log();
-            let of_this_start = log.rsplit("flanneld starts").next().unwrap_or_default();
-            ensure!(of_this_start.contains("firewall rules are in force"), "not in the log:\n{log}");
+            let log = self.log_of_this_start();
+            ensure!(log.contains("firewall rules are in force"), "not in the log:\n{log}");
             Ok(())
         })
+    }
+
+    /// What it logged after saying that it starts; the log of the process holds its predecessors', too.
+    #[must_use]
+    pub fn log_of_this_start(&self) -> String {
+        self.process.log().rsplit("flanneld starts").next().unwrap_or_default().to_owned()
     }
 
     /// Ends it with a signal and returns its exit status.

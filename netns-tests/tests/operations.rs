@@ -222,6 +222,7 @@ fn cleanup_removes_only_the_part_that_was_chosen() -> Result<()> {
     let options = options.without("healthz-port").without("healthz-ip");
     let mut daemon = Flanneld::start(node, &options)?;
     daemon.wait_ready()?;
+    daemon.wait_rules()?;
     assert_eq!(node.run("ss -Hltn")?, "", "nothing listens that nobody asked for");
     let other = lab.flanneld(2)?;
     daemon.stop(Signal::SIGTERM)?;

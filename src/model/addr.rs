@@ -93,7 +93,8 @@ impl IfName {
         &self.0
     }
 
-    /// The name the daemon gives the device of a VNI: `flannel.VNI`. A name up to 9999999, which the network config sees to.
+    /// The name the daemon gives the device of a VNI: `flannel.VNI`. Above 9999999 it is too long for a device; the network config
+    /// refuses such a VNI.
     #[must_use]
     pub fn of_vtep(vni: Vni) -> Self {
         Self(format!("flannel.{vni}"))

@@ -214,14 +214,8 @@ fn backend(object: &FoldedObject<'_>) -> Result<VxlanConfig, ConfigError> {
 fn vxlan(backend: &FoldedObject<'_>) -> Result<VxlanConfig, ConfigError> {
     let vni = match get::<u64>(backend, "VNI")? {
         None => Vni::DEFAULT,
-        Some(number) => Vni::try_from(number).map_err(|error| rule("Backend.VNI", error.to_string()))?,
+        Some(number) => vni(number)?,
     };
-    let device = IfName::of_vtep(vni).to_string();
-    if device.parse::<IfName>().is_err() {
-        let problem =
-            format!("{vni} is above 9999999: {device} has more characters than the name of a device may");
-        return Err(rule("Backend.VNI", problem));
-    }
     let mtu = match get::<u64>(backend, "MTU")? {
         None | Some(0) => None,
         Some(bytes) => Some(Mtu::try_from(bytes).map_err(|error| rule("Backend.MTU", error.to_string()))?),
@@ -234,6 +228,16 @@ fn vxlan(backend: &FoldedObject<'_>) -> Result<VxlanConfig, ConfigError> {
         learning: get(backend, "Learning")?.unwrap_or(false),
         direct_routing: get(backend, "DirectRouting")?.unwrap_or(false),
         tx_checksum: tx_checksum(backend)?,
+    })
+}
+
+/// Not all that VXLAN has: the device is named after it, and the kernel's names are short.
+fn vni(number: u64) -> Result<Vni, ConfigError> {
+    let vni = Vni::try_from(number).ok();
+    vni.filter(|vni| IfName::of_vtep(*vni).as_str().parse::<IfName>().is_ok()).ok_or_else(|| {
+        let expected =
+            "expected 0 to 9999999: the name of the device, flannel.VNI, has at most 15 characters";
+        rule("Backend.VNI", format!("{number} is out of range ({expected})"))
     })
 }
 
@@ -317,11 +321,11 @@ mod tests {
             ),
             (
                 r#""Network":"10.0.0.0/16","Backend":{"Type":"vxlan","VNI":16777216}"#,
-                "Backend.VNI: VNI 16777216 is out of range",
+                "Backend.VNI: 16777216 is out of range (expected 0 to 9999999: ",
             ),
             (
                 r#""Network":"10.0.0.0/16","Backend":{"Type":"vxlan","VNI":10000000}"#,
-                "Backend.VNI: 10000000 is above 9999999: flannel.10000000 has more",
+                "Backend.VNI: 10000000 is out of range (expected 0 to 9999999: ",
             ),
             (
                 r#""Network":"10.0.0.0/16","Backend":{"Type":"vxlan","TxChecksum":"OFF"}"#,

@@ -210,7 +210,7 @@ impl<C: Connect> Endpoints<C> {
             },
         };
         if let Err(Failure::Dead(reason)) = &mut answer {
-            self.explain(member, reason);
+            self.explain(member, known.is_some(), reason);
             // Only the connection may be dead: that is no verdict on the member.
             if known.is_some() {
                 answer = Err(Failure::Stale(std::mem::take(reason)));
@@ -223,11 +223,11 @@ impl<C: Connect> Endpoints<C> {
         answer
     }
 
-    /// Adds what is known beyond HTTP's words.
-    fn explain(&self, member: &Member<C::Connection>, reason: &mut String) {
+    /// Adds what is known beyond HTTP's words. A connection that has worked speaks the right protocol.
+    fn explain(&self, member: &Member<C::Connection>, has_worked: bool, reason: &mut String) {
         if let Some(words) = self.shared.connect.last_words(&member.url) {
             *reason = words;
-        } else if is_cut(reason) && member.url.scheme_str() == Some("http") {
+        } else if !has_worked && is_cut(reason) && member.url.scheme_str() == Some("http") {
             reason.push_str(" (is this port TLS? then use https://)");
         }
     }
@@ -261,8 +261,8 @@ async fn in_time<T>(limit: Duration, work: impl Future<Output = Result<T, Failur
 
 /// Whether these are HTTP's words for a connection that the server closed without an answer.
 fn is_cut(reason: &str) -> bool {
-    reason.starts_with("connection closed")
-        || ["broken pipe", "onnection reset"].iter().any(|words| reason.contains(words))
+    let reason = reason.to_lowercase();
+    ["connection closed", "broken pipe", "connection reset"].iter().any(|words| reason.contains(words))
 }
 
 #[cfg(test)]
@@ -292,6 +292,18 @@ mod tests {
     fn members(alive: &'static [&'static str]) -> Endpoints<Named> {
         let urls = ["a", "b", "c", "d"].map(|name| format!("http://{name}:1/").parse().unwrap());
         Endpoints::new(Named { alive }, urls.to_vec())
+    }
+
+    #[test]
+    fn a_connection_without_an_answer_is_known_by_the_words_of_http_and_of_the_system() {
+        for words in [
+            "connection closed before message completed",
+            "Connection reset by peer (os error 104)",
+            "broken pipe",
+        ] {
+            assert!(is_cut(words), "{words}");
+        }
+        assert!(!is_cut("Connection refused (os error 111)"));
     }
 
     async fn who_answers(members: &Endpoints<Named>) -> Result<String, StoreError> {

@@ -331,7 +331,7 @@ impl Wires {
         }
     }
 
-    /// Carries the bytes of one direction; those of the client are recorded in `sent`.
+    /// Carries the bytes of one direction: those of the client are recorded in `sent`, those of the server arrive later.
     async fn forward(
         &self,
         mut from: OwnedReadHalf,
@@ -339,21 +339,36 @@ impl Wires {
         born: u64,
         sent: Option<&Mutex<Vec<u8>>>,
     ) {
-        let mut buffer = vec![0; 65_536];
-        while let Ok(count) = from.read(&mut buffer).await {
-            match sent {
-                Some(sent) => sent.lock().unwrap().extend(&buffer[..count]),
-                None => tokio::time::sleep(Duration::from_millis(self.delay.load(Ordering::Relaxed))).await,
+        let (queue, mut queued) = mpsc::unbounded_channel();
+        let read = async move {
+            let mut buffer = vec![0; 65_536];
+            while let Ok(count) = from.read(&mut buffer).await {
+                let delay = match sent {
+                    Some(sent) => {
+                        sent.lock().unwrap().extend(&buffer[..count]);
+                        Duration::ZERO
+                    }
+                    None => Duration::from_millis(self.delay.load(Ordering::Relaxed)),
+                };
+                if queue.send((Instant::now() + delay, buffer[..count].to_vec())).is_err() || count == 0 {
+                    return;
+                }
             }
-            let dead = self.frozen.load(Ordering::Relaxed) > born;
-            if !dead && (count == 0 || to.write_all(&buffer[..count]).await.is_err()) {
-                return;
+        };
+        let write = async move {
+            while let Some((due, bytes)) = queued.recv().await {
+                tokio::time::sleep_until(due).await;
+                let dead = self.frozen.load(Ordering::Relaxed) > born;
+                if !dead && (bytes.is_empty() || to.write_all(&bytes).await.is_err()) {
+                    return;
+                }
+                if bytes.is_empty() {
+                    // Half open: neither side is to learn of the end.
+                    std::future::pending::<()>().await;
+                }
             }
-            if count == 0 {
-                // Half open: neither side is to learn of the end.
-                std::future::pending::<()>().await;
-            }
-        }
+        };
+        tokio::join!(read, write);
     }
 }
 

@@ -150,7 +150,8 @@ fn compile(folder: &Path, name: &str, text: &str) -> Result<PathBuf> {
     Ok(program)
 }
 
-/// `fn main() {}` with the target of the plugin and what the release profile says: the least that a Rust program has.
+/// `fn main() {}` with the target of the plugin and what `profile.release` in Cargo.toml says: the least that a program with Rust's
+/// standard library has.
 fn compile_empty(folder: &Path) -> Result<PathBuf> {
     let (source, program) = (folder.join("empty.rs"), folder.join("empty"));
     std::fs::write(&source, "fn main() {}")?;
