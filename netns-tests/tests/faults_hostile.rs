@@ -185,7 +185,7 @@ fn a_real_networkd_that_configures_the_device_is_corrected_and_named() -> Result
         let log = daemon.process().log();
         log.lines().find(|line| line.contains("somebody keeps changing")).map(str::to_owned)
     };
-    // It configures a device once, when it starts: more than ten times within seconds, and more than once in ten seconds later, is a fight.
+    // It configures a device once, when it starts. Ten times at once are free, then one every ten seconds: more is a fight.
     for round in (1..=40).take_while(|_| fight().is_none()) {
         let before = corrections()?;
         let mut command = Command::new("/usr/lib/systemd/systemd-networkd");
